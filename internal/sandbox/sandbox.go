@@ -1,0 +1,190 @@
+package sandbox
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// State is a sandbox's place in its life. The strings are those of the wire
+// contract.
+type State string
+
+const (
+	// Pending: recorded and being made; the image may still be pulled.
+	Pending State = "Pending"
+	// Running: the entrypoint was started and execd answers.
+	Running State = "Running"
+	// Pausing, Paused, Resuming: the freezer's states. Expiry goes on.
+	Pausing  State = "Pausing"
+	Paused   State = "Paused"
+	Resuming State = "Resuming"
+	// Stopping: deletion or expiry is taking the sandbox apart.
+	Stopping State = "Stopping"
+	// Terminated: the entrypoint ended with exit code 0. Only the record and
+	// the logs are left.
+	Terminated State = "Terminated"
+	// Failed: the sandbox could not be made, or ended in any other way.
+	Failed State = "Failed"
+)
+
+// Ended reports whether nothing of the sandbox runs any more.
+func (s State) Ended() bool { return s == Terminated || s == Failed }
+
+// Reasons are the machine-readable half of a Status. Clients treat them as
+// opaque; they are stable so that scripts can branch on them.
+const (
+	ReasonCreating         = "CREATING"
+	ReasonPulling          = "IMAGE_PULLING"
+	ReasonRunning          = "RUNNING"
+	ReasonPausing          = "PAUSING"
+	ReasonPaused           = "PAUSED"
+	ReasonResuming         = "RESUMING"
+	ReasonDeleting         = "DELETING"
+	ReasonExpired          = "EXPIRED"
+	ReasonExited           = "EXITED"             // entrypoint exit code 0
+	ReasonExitedError      = "EXITED_ERROR"       // entrypoint exit code != 0
+	ReasonKilled           = "KILLED"             // entrypoint ended by a signal
+	ReasonOutOfMemory      = "OUT_OF_MEMORY"      // ended by the kernel's OOM killer
+	ReasonImagePullFailed  = "IMAGE_PULL_FAILED"  // pull or unpack failed
+	ReasonStartFailed      = "START_FAILED"       // the engine could not make it
+	ReasonEntrypointFailed = "ENTRYPOINT_FAILED"  // not found, not executable
+	ReasonExecdLost        = "EXECD_LOST"         // PID 1 of the sandbox died
+	ReasonHostRebooted     = "HOST_REBOOTED"      // found in the records, not on the host
+	ReasonInterrupted      = "CREATE_INTERRUPTED" // server died while creating it
+)
+
+// Status is a state with its explanation.
+type Status struct {
+	State            State     `json:"state"`
+	Reason           string    `json:"reason,omitempty"`
+	Message          string    `json:"message,omitempty"`
+	LastTransitionAt time.Time `json:"lastTransitionAt"`
+}
+
+// Sandbox is one sandbox's record, as callers see it. Values handed out by the
+// Manager are copies: changing one changes nothing else.
+type Sandbox struct {
+	ID     string `json:"id"`
+	Spec   Spec   `json:"spec"`
+	Status Status `json:"status"`
+	// Entrypoint is the effective argv: the request's, else the image's.
+	// Empty until the image is known.
+	Entrypoint []string  `json:"entrypoint,omitempty"`
+	CreatedAt  time.Time `json:"createdAt"`
+	// ExpiresAt is nil for a sandbox that never expires.
+	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
+	// EndedAt is when the sandbox became Terminated or Failed.
+	EndedAt *time.Time `json:"endedAt,omitempty"`
+	// Token opens this sandbox's ports through the gateway and is what execd
+	// demands of its callers. Secret: never logged, never in list or get.
+	Token string `json:"token"`
+	// CreatedVolumes are the named volumes that this create made, kept so that
+	// those with DeleteWithSandbox can go with it.
+	CreatedVolumes []string `json:"createdVolumes,omitempty"`
+	// Revision rises by one with each durable change.
+	Revision int64 `json:"revision"`
+}
+
+// Clone returns a deep copy.
+func (s *Sandbox) Clone() *Sandbox {
+	c := *s
+	c.Spec = s.Spec.Clone()
+	c.Entrypoint = slices.Clone(s.Entrypoint)
+	c.CreatedVolumes = slices.Clone(s.CreatedVolumes)
+	if s.ExpiresAt != nil {
+		t := *s.ExpiresAt
+		c.ExpiresAt = &t
+	}
+	if s.EndedAt != nil {
+		t := *s.EndedAt
+		c.EndedAt = &t
+	}
+	return &c
+}
+
+// Spec is what a create asked for, validated and normalised.
+type Spec struct {
+	// Image is the reference as the caller wrote it.
+	Image string `json:"image"`
+	// Auth is used for the pull and never stored.
+	Auth *RegistryAuth `json:"-"`
+	// Platform is nil when the request named none.
+	Platform   *Platform         `json:"platform,omitempty"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	Limits     Limits            `json:"limits"`
+	Volumes    []VolumeMount     `json:"volumes,omitempty"`
+	// Timeout is nil for no automatic expiry.
+	Timeout    *time.Duration    `json:"timeout,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Extensions map[string]string `json:"extensions,omitempty"`
+}
+
+// Clone returns a deep copy, Auth included.
+func (s *Spec) Clone() Spec {
+	c := *s
+	if s.Auth != nil {
+		a := *s.Auth
+		c.Auth = &a
+	}
+	if s.Platform != nil {
+		p := *s.Platform
+		c.Platform = &p
+	}
+	c.Entrypoint = slices.Clone(s.Entrypoint)
+	c.Env = maps.Clone(s.Env)
+	c.Volumes = slices.Clone(s.Volumes)
+	if s.Timeout != nil {
+		t := *s.Timeout
+		c.Timeout = &t
+	}
+	c.Metadata = maps.Clone(s.Metadata)
+	c.Extensions = maps.Clone(s.Extensions)
+	return c
+}
+
+// RegistryAuth logs in to an image's registry.
+type RegistryAuth struct {
+	Username string
+	Password string
+}
+
+// Platform names what an image was built for, in OCI terms.
+type Platform struct {
+	OS   string `json:"os"`
+	Arch string `json:"arch"`
+}
+
+// Limits bound a sandbox. Zero means that the engine's default applies.
+type Limits struct {
+	// CPUMillis is thousandths of one CPU.
+	CPUMillis int64 `json:"cpuMillis,omitempty"`
+	// MemoryBytes bounds memory; swap is never given.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// PIDs bounds processes and threads, execd's own included.
+	PIDs int64 `json:"pids,omitempty"`
+	// EphemeralBytes bounds what the sandbox writes to its root filesystem.
+	EphemeralBytes int64 `json:"ephemeralBytes,omitempty"`
+	// GPUs is a CDI device count ("1") or "all"; empty for none.
+	GPUs string `json:"gpus,omitempty"`
+}
+
+// VolumeMount is one volume in a sandbox. Exactly one of HostPath and Claim is
+// set.
+type VolumeMount struct {
+	Name string `json:"name"`
+	// HostPath is a directory on the host within storage.allowed_host_paths.
+	HostPath string `json:"hostPath,omitempty"`
+	// Claim is a named volume kept by paddock.
+	Claim string `json:"claim,omitempty"`
+	// CreateIfMissing makes a missing named volume.
+	CreateIfMissing bool `json:"createIfMissing,omitempty"`
+	// DeleteWithSandbox removes the named volume with the sandbox, if this
+	// create made it.
+	DeleteWithSandbox bool   `json:"deleteWithSandbox,omitempty"`
+	MountPath         string `json:"mountPath"`
+	// SubPath is relative to the volume's root and may not leave it.
+	SubPath  string `json:"subPath,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+}
