@@ -1,0 +1,158 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// DefaultServer is where `paddock serve` listens unless told otherwise.
+	DefaultServer = "http://127.0.0.1:8080"
+
+	defaultUserAgent      = "paddock-go-client"
+	defaultRequestTimeout = 60 * time.Second
+	defaultMaxRetries     = 3
+	defaultStreamIdle     = 30 * time.Second
+
+	headerAPIKey      = "OPEN-SANDBOX-API-KEY" // behaviour.md 1.2
+	headerRequestID   = "X-Request-ID"
+	headerIdempotency = "Idempotency-Key"
+	execdPort         = 44772 // behaviour.md 10
+)
+
+// Options configure a Client. Only Server is often needed.
+type Options struct {
+	// Server is the base URL, "http://host:port" or "https://host/prefix",
+	// with or without the trailing "/v1". "host:port" means http. Empty means
+	// DefaultServer.
+	Server string
+	// APIKey is sent with every request when it is not empty.
+	APIKey string
+	// HTTPClient replaces the built-in one, whose transport keeps connections
+	// alive and has large buffers. Its Timeout should be zero, because it
+	// would cut streams. Redirects are never followed: they would carry the
+	// API key to another host.
+	HTTPClient *http.Client
+	// UserAgent is sent with every request; empty means "paddock-go-client".
+	UserAgent string
+	// RequestTimeout bounds each call that does not stream, retries included.
+	// Zero means 60 s, negative means no bound but the context's.
+	RequestTimeout time.Duration
+	// MaxRetries is how often a repeatable request is tried again. Zero means
+	// 3, negative means never.
+	MaxRetries int
+	// StreamIdleTimeout is how long a command's stream may be silent, its
+	// heartbeats included, before the client asks whether the sandbox still
+	// runs. Zero means 30 s.
+	StreamIdleTimeout time.Duration
+}
+
+// Client talks to one paddock server. It is safe for concurrent use. The zero
+// value is not usable; call New.
+type Client struct {
+	http       *http.Client
+	base       string // without a trailing slash, with "/v1"
+	root       string // base without "/v1"
+	apiKey     string
+	userAgent  string
+	timeout    time.Duration
+	maxRetries int
+	streamIdle time.Duration
+}
+
+// New returns a Client. It makes no request; a server that cannot be reached
+// shows in the first call.
+func New(o Options) (*Client, error) {
+	root, err := parseServer(o.Server)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsFunc(o.APIKey, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return nil, errors.New("the API key holds a control character, such as a line end: pass the key alone")
+	}
+	c := &Client{
+		root:       root,
+		base:       root + "/v1",
+		apiKey:     o.APIKey,
+		userAgent:  o.UserAgent,
+		timeout:    o.RequestTimeout,
+		maxRetries: o.MaxRetries,
+		streamIdle: o.StreamIdleTimeout,
+	}
+	if c.userAgent == "" {
+		c.userAgent = defaultUserAgent
+	}
+	if c.timeout == 0 {
+		c.timeout = defaultRequestTimeout
+	}
+	if c.maxRetries == 0 {
+		c.maxRetries = defaultMaxRetries
+	}
+	if c.streamIdle <= 0 {
+		c.streamIdle = defaultStreamIdle
+	}
+	hc := &http.Client{Transport: newTransport()}
+	if o.HTTPClient != nil {
+		copied := *o.HTTPClient
+		hc = &copied
+	}
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.http = hc
+	return c, nil
+}
+
+// Server returns the base URL in use, without "/v1".
+func (c *Client) Server() string { return c.root }
+
+// Close drops idle connections. Calls in flight go on.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func parseServer(s string) (string, error) {
+	if s == "" {
+		s = DefaultServer
+	}
+	in := s
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("server address %q is not a URL: use http://host:port or https://host:port", in)
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "", fmt.Errorf("server address %q has the scheme %q: only http and https are spoken", in, u.Scheme)
+	case u.Host == "":
+		return "", fmt.Errorf("server address %q names no host: use http://host:port", in)
+	case u.User != nil:
+		return "", errors.New("the server address holds a user or password: pass the API key separately")
+	case u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("server address %q has a query or a fragment: give only scheme, host and path", in)
+	}
+	return strings.TrimSuffix(strings.TrimRight(u.Scheme+"://"+u.Host+u.EscapedPath(), "/"), "/v1"), nil
+}
+
+// newTransport keeps many connections alive, because one client often drives
+// hundreds of sandboxes through one server, and reads and writes in large
+// pieces so that files move at the speed of the loopback.
+func newTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxIdleConns:           1024,
+		MaxIdleConnsPerHost:    256,
+		IdleConnTimeout:        90 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		DisableCompression:     true,
+		ReadBufferSize:         64 << 10,
+		WriteBufferSize:        256 << 10,
+		MaxResponseHeaderBytes: 256 << 10,
+	}
+}
