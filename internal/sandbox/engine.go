@@ -41,6 +41,9 @@ type Engine interface {
 	// if it must, and reports that through progress (called from one
 	// goroutine, at most a few times per second). When it fails nothing of
 	// the sandbox is left on the host but its logs.
+	//
+	// After a restart the id may also be that of a recorded Pending sandbox
+	// that Recover did not find running; Stop was called for it just before.
 	Create(ctx context.Context, req CreateRequest) (*Created, error)
 
 	// Pause freezes every process of a running sandbox after a sync of its

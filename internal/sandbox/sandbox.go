@@ -56,9 +56,11 @@ const (
 
 // Status is a state with its explanation.
 type Status struct {
-	State            State     `json:"state"`
-	Reason           string    `json:"reason,omitempty"`
-	Message          string    `json:"message,omitempty"`
+	State   State  `json:"state"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Code is the contract's error code when the sandbox could not be made.
+	Code             string    `json:"code,omitempty"`
 	LastTransitionAt time.Time `json:"lastTransitionAt"`
 }
 
@@ -74,6 +76,8 @@ type Sandbox struct {
 	CreatedAt  time.Time `json:"createdAt"`
 	// ExpiresAt is nil for a sandbox that never expires.
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
+	// StartedAt is when the sandbox first became Running; nil when it never did.
+	StartedAt *time.Time `json:"startedAt,omitempty"`
 	// EndedAt is when the sandbox became Terminated or Failed.
 	EndedAt *time.Time `json:"endedAt,omitempty"`
 	// Token opens this sandbox's ports through the gateway and is what execd
@@ -82,6 +86,9 @@ type Sandbox struct {
 	// CreatedVolumes are the named volumes that this create made, kept so that
 	// those with DeleteWithSandbox can go with it.
 	CreatedVolumes []string `json:"createdVolumes,omitempty"`
+	// BootID is the boot of the host in which it was made, to tell a reboot from
+	// a lost sandbox.
+	BootID string `json:"bootId,omitempty"`
 	// Revision rises by one with each durable change.
 	Revision int64 `json:"revision"`
 }
@@ -95,6 +102,10 @@ func (s *Sandbox) Clone() *Sandbox {
 	if s.ExpiresAt != nil {
 		t := *s.ExpiresAt
 		c.ExpiresAt = &t
+	}
+	if s.StartedAt != nil {
+		t := *s.StartedAt
+		c.StartedAt = &t
 	}
 	if s.EndedAt != nil {
 		t := *s.EndedAt

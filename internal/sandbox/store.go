@@ -2,8 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrKeyTaken is returned by Store.Insert when the idempotency key exists. The
+// record is then not inserted.
+var ErrKeyTaken = errors.New("the idempotency key is taken")
 
 // Store keeps records so that a server which died at any instant finds them
 // again. Each call is one transaction and durable against the death of the
