@@ -225,7 +225,7 @@ var table = []group{
 		calls: []string{"name_to_handle_at", "open_by_handle_at"},
 	},
 	{
-		why:   "the keyring isn't namespaced: keys of other sandboxes of the same user id would be shared",
+		why:   "keyrings are only partly namespaced, and have been a way around user namespaces",
 		what:  deny,
 		calls: []string{"add_key", "request_key", "keyctl"},
 	},

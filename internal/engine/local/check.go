@@ -1,0 +1,100 @@
+package local
+
+import (
+	"context"
+	"path"
+	"runtime"
+	"strings"
+
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// Smallest limits with which execd and a shell still work.
+const (
+	minMemoryBytes = 16 << 20
+	minPIDs        = 16
+	minCPUMillis   = 10
+)
+
+// reservedMounts are directories of a sandbox that a volume may not cover.
+var reservedMounts = []string{"/proc", "/sys", "/dev"}
+
+// Check refuses what this engine can't honour.
+func (e *Engine) Check(_ context.Context, spec *sandbox.Spec) error {
+	if err := checkPlatform(spec.Platform); err != nil {
+		return err
+	}
+	if err := checkLimits(&spec.Limits); err != nil {
+		return err
+	}
+	for i := range spec.Volumes {
+		if err := e.checkVolume(&spec.Volumes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPlatform(p *sandbox.Platform) error {
+	if p == nil || (p.OS == "linux" && p.Arch == runtime.GOARCH) {
+		return nil
+	}
+	return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
+		"platform: this server runs linux/%s sandboxes, not %s/%s. Leave `platform` out, or use a server of that kind.", runtime.GOARCH, p.OS, p.Arch)
+}
+
+func checkLimits(l *sandbox.Limits) error {
+	invalid := func(format string, args ...any) error {
+		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter, format, args...)
+	}
+	switch {
+	case l.GPUs != "":
+		return invalid("resourceLimits.gpu: no GPU was found on this server (no CDI specification in /etc/cdi or /var/run/cdi). Leave it out.")
+	case l.EphemeralBytes > 0:
+		return invalid("resourceLimits.ephemeral-storage: the filesystem of the data directory has no project quotas, so that %d bytes can't be enforced. Leave it out.", l.EphemeralBytes)
+	case l.MemoryBytes > 0 && l.MemoryBytes < minMemoryBytes:
+		return invalid("resourceLimits.memory: %d bytes is less than a sandbox needs; give at least 16Mi.", l.MemoryBytes)
+	case l.PIDs > 0 && l.PIDs < minPIDs:
+		return invalid("resourceLimits.pids: %d is less than a sandbox needs; give at least %d.", l.PIDs, minPIDs)
+	case l.CPUMillis > 0 && l.CPUMillis < minCPUMillis:
+		return invalid("resourceLimits.cpu: %dm is less than the kernel can hand out; give at least %dm.", l.CPUMillis, minCPUMillis)
+	}
+	return nil
+}
+
+func (e *Engine) checkVolume(m *sandbox.VolumeMount) error {
+	if path.Clean(m.MountPath) == "/" {
+		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidMountPath,
+			"Volume %q: mountPath %q is the root directory, which is the image's.", m.Name, m.MountPath)
+	}
+	for _, r := range reservedMounts {
+		if p := path.Clean(m.MountPath); p == r || strings.HasPrefix(p, r+"/") {
+			return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidMountPath,
+				"Volume %q: mountPath %q lies in %s, which belongs to the kernel's filesystems.", m.Name, m.MountPath, r)
+		}
+	}
+	if m.HostPath != "" {
+		if _, _, ok := e.allowedRoot(m.HostPath); !ok {
+			return e.notAllowed(m)
+		}
+	}
+	return nil
+}
+
+// Resolve asks the image store.
+func (e *Engine) Resolve(ctx context.Context, spec *sandbox.Spec) (*sandbox.ResolvedImage, error) {
+	r, err := e.images.Resolve(ctx, spec.Image, spec.Platform, spec.Auth)
+	if err != nil {
+		return nil, err
+	}
+	out := &sandbox.ResolvedImage{Digest: r.Digest, Local: r.Local}
+	if r.Image == nil {
+		return out, nil
+	}
+	out.Entrypoint = append(append([]string{}, r.Image.Config.Entrypoint...), r.Image.Config.Cmd...)
+	if len(spec.Entrypoint) == 0 && len(out.Entrypoint) == 0 {
+		_, err := entrypoint(spec, &r.Image.Config)
+		return nil, err
+	}
+	return out, nil
+}

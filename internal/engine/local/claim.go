@@ -1,0 +1,228 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
+	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// Create makes the sandbox: image, shell, claim.
+func (e *Engine) Create(ctx context.Context, req sandbox.CreateRequest) (*sandbox.Created, error) {
+	created, err := e.create(ctx, req)
+	if err != nil {
+		// A shell that was reserved but not reached is as good as new.
+		e.pool.release(req.ID)
+		return nil, startError(err)
+	}
+	return created, nil
+}
+
+func (e *Engine) create(ctx context.Context, req sandbox.CreateRequest) (*sandbox.Created, error) {
+	img, err := e.ensureImage(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	argv, err := entrypoint(req.Spec, &img.Config)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.checkFree(); err != nil {
+		return nil, err
+	}
+	e.images.Hold(req.ID, img)
+	s, err := e.takeShell(ctx, req.ID)
+	if err != nil {
+		e.images.Unhold(req.ID)
+		return nil, err
+	}
+	s.token = req.Token
+	volumes, err := e.claim(ctx, s, req, img, argv)
+	if err != nil {
+		e.removeVolumes(volumes)
+		if derr := e.dismantle(context.WithoutCancel(ctx), s, false); derr != nil {
+			e.log.Error("taking a failed sandbox apart", "sandbox", s.id, "error", derr)
+		}
+		e.images.Unhold(req.ID)
+		return nil, err
+	}
+	s.closeNamespaces()
+	e.mu.Lock()
+	e.live[s.id] = s
+	e.mu.Unlock()
+	e.watch(s)
+	return &sandbox.Created{Entrypoint: argv, CreatedVolumes: volumes}, nil
+}
+
+func (e *Engine) ensureImage(ctx context.Context, req sandbox.CreateRequest) (*image.Image, error) {
+	spec := req.Spec
+	if img, err := e.images.Lookup(ctx, spec.Image, spec.Platform); err == nil && img != nil {
+		return img, nil
+	}
+	return e.images.Ensure(ctx, spec.Image, spec.Platform, spec.Auth, func(p image.Progress) {
+		if req.Progress != nil {
+			req.Progress(p.String())
+		}
+	})
+}
+
+// entrypoint is what runs: the request's, else the image's ENTRYPOINT and CMD.
+func entrypoint(spec *sandbox.Spec, cfg *image.Config) ([]string, error) {
+	if len(spec.Entrypoint) > 0 {
+		return spec.Entrypoint, nil
+	}
+	argv := append(append([]string{}, cfg.Entrypoint...), cfg.Cmd...)
+	if len(argv) == 0 {
+		err := sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidEntrypoint,
+			"Image %q has neither ENTRYPOINT nor CMD. Give `entrypoint` in the request.", spec.Image)
+		err.Reason = sandbox.ReasonEntrypointFailed
+		return nil, err
+	}
+	return argv, nil
+}
+
+// takeShell returns the reserved shell if it still lives, else a new one.
+func (e *Engine) takeShell(ctx context.Context, id string) (*shell, error) {
+	s := e.pool.take(id)
+	if s == nil {
+		return e.makeShell(ctx, id)
+	}
+	if unix.PidfdSendSignal(s.pidfd, 0, nil, 0) == nil {
+		return s, nil
+	}
+	e.log.Warn("a pooled shell had died", "sandbox", id)
+	if err := e.dismantle(ctx, s, true); err != nil {
+		return nil, err
+	}
+	return e.makeShell(ctx, id)
+}
+
+// claim turns the shell into the sandbox. It returns the named volumes that it
+// made, also when it fails.
+func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest, img *image.Image, argv []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
+	defer cancel()
+	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest}
+	if err := e.in.saveState(st); err != nil {
+		return nil, err
+	}
+	opened, made, err := e.openVolumes(req.Spec.Volumes)
+	defer closeVolumes(opened)
+	if err != nil {
+		return made, err
+	}
+	err = e.threads.Switch(ctx, &rootfs.Root{
+		Layers: img.LayerDirs, Dir: e.in.data(s.id), Base: s.base,
+		UserNS: s.userns, MountNS: s.mntns, Volumes: opened,
+	})
+	if err != nil {
+		return made, rootError(err)
+	}
+	limits := e.limits(req.Spec)
+	if err := s.group.SetLimits(limits); err != nil {
+		return made, fmt.Errorf("setting limits: %w", err)
+	}
+	claim := &hostapi.Claim{
+		ID: s.id, Token: req.Token, Entrypoint: argv,
+		Env: environment(s.id, req.Spec, &img.Config),
+		Cwd: img.Config.WorkingDir, User: img.Config.User,
+		CPUMillis: limits.CPUMillis, MemoryBytes: limits.MemoryBytes,
+	}
+	if err := s.conn.claim(ctx, claim); err != nil {
+		return made, err
+	}
+	st.Phase = phaseClaimed
+	return made, e.in.saveState(st)
+}
+
+// limits are the spec's, with the defaults where it has none.
+func (e *Engine) limits(spec *sandbox.Spec) cgroup.Limits {
+	pick := func(asked, fallback int64) int64 {
+		if asked > 0 {
+			return asked
+		}
+		return fallback
+	}
+	return cgroup.Limits{
+		CPUMillis:   pick(spec.Limits.CPUMillis, e.opts.Defaults.CPUMillis),
+		MemoryBytes: pick(spec.Limits.MemoryBytes, e.opts.Defaults.MemoryBytes),
+		PIDs:        pick(spec.Limits.PIDs, e.opts.Defaults.PIDs),
+	}
+}
+
+// environment is the image's, paddock's own, and the request's, later ones
+// winning.
+func environment(id string, spec *sandbox.Spec, cfg *image.Config) map[string]string {
+	env := map[string]string{}
+	for _, kv := range cfg.Env {
+		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
+			env[k] = v
+		}
+	}
+	env["OPENSANDBOX_ID"] = id
+	maps.Copy(env, spec.Env)
+	return env
+}
+
+// rootError explains a failed root switch.
+func rootError(err error) error {
+	switch {
+	case errors.Is(err, rootfs.ErrMountPoint):
+		return &sandbox.Error{Kind: sandbox.KindInvalid, Code: sandbox.CodeInvalidMountPath,
+			Message: "A mount path is not usable in this image: " + err.Error() + ". Choose a path that is a directory, or does not exist.", Err: err}
+	case errors.Is(err, rootfs.ErrIDMap):
+		return &sandbox.Error{Kind: sandbox.KindInvalid, Code: sandbox.CodeUnsupportedBackend,
+			Message: "The filesystem of the data directory or of a volume cannot be mapped to a sandbox's user ids: " + err.Error() + ". Use ext4, XFS or btrfs.", Err: err}
+	}
+	return fmt.Errorf("switching to the image: %w", err)
+}
+
+// startError gives the error of a create the form that the sandbox's status
+// shows.
+func startError(err error) error {
+	var known *sandbox.Error
+	if errors.As(err, &known) {
+		if known.Reason == "" {
+			known.Reason = sandbox.ReasonStartFailed
+		}
+		return known
+	}
+	var refused *claimError
+	if errors.As(err, &refused) {
+		return &sandbox.Error{Kind: sandbox.KindInvalid, Code: sandbox.CodeInvalidEntrypoint,
+			Reason: sandbox.ReasonEntrypointFailed, Message: "The entrypoint could not be started: " + refused.Message, Err: err}
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &sandbox.Error{Kind: sandbox.KindUnavailable, Code: sandbox.CodeStartFailed, Reason: sandbox.ReasonStartFailed,
+			Message: "The server has no disk space left for a new sandbox. Its operator must free some.", Err: err}
+	}
+	return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeStartFailed, Reason: sandbox.ReasonStartFailed,
+		Message: "The sandbox could not be started: " + err.Error(), Err: err}
+}
+
+// checkFree refuses to make a sandbox when the disk is nearly full: a full disk
+// breaks all of them.
+func (e *Engine) checkFree() error {
+	if e.opts.MinFreeBytes <= 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.opts.DataDir, &st); err != nil {
+		return err
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < e.opts.MinFreeBytes {
+		return sandbox.Errorf(sandbox.KindUnavailable, sandbox.CodeStartFailed,
+			"The data directory has %d MiB free, less than storage.min_free (%d MiB). The server's operator must free some space.",
+			free>>20, e.opts.MinFreeBytes>>20)
+	}
+	return nil
+}

@@ -1,0 +1,29 @@
+// Package local is the Linux engine: it turns images into sandboxes on this
+// machine.
+//
+// The way of a sandbox: a shell is made ahead of time by the pool (or inline,
+// by the same code, when the pool is empty): run directory, cgroup, log files,
+// upper directory, OCI container with execd as PID 1, network. A create then
+// claims it: the image becomes its root (package rootfs), limits are written,
+// volumes mounted, and execd is told environment and entrypoint. The shell's id
+// is the sandbox's id from the start, so that everything on the host carries
+// it.
+//
+// What is where, for a sandbox with id I and an instance N (one data
+// directory):
+//
+//	<run dir>/N/s/I/          bundle, execd.sock, state.json; tmpfs
+//	<run dir>/N/runtime/I/    the OCI runtime's own state
+//	<data dir>/sandboxes/I/   upper, work, logs
+//	cgroup paddock-N/I, interface pdS-K with alias "paddock/N/I"
+//
+// where S is the instance's slot (its share of the address and user-id ranges)
+// and K the sandbox's index in it. state.json is written before anything else
+// of a sandbox exists. All of this is found again from the host alone; Recover
+// adopts what is recorded and removes the rest.
+//
+// Files: engine.go (the Engine interface), instance.go (directories, slot,
+// indexes), shell.go and pool.go (making shells), claim.go (image, limits,
+// entrypoint), stop.go, recover.go, watch.go (ends), dial.go, volumes.go,
+// doctor.go.
+package local

@@ -1,0 +1,233 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/google/uuid"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/egress"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/execdbin"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/seccomp"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// exitBuffer is how many ends of entrypoints may wait for the Manager.
+const exitBuffer = 1024
+
+// Engine is the local engine. It implements sandbox.Engine and
+// sandbox.Volumes.
+type Engine struct {
+	opts    Options
+	log     *slog.Logger
+	in      *instance
+	images  *image.Store
+	cgroups *cgroup.Parent
+	network *network.Network
+	dns     *egress.Resolver
+	runtime *oci.Runtime
+	threads *rootfs.Threads
+	indexes *indexes
+	pool    *pool
+	trash   *trash
+
+	seccompBPF     []byte
+	seccompProfile *specs.LinuxSeccomp
+	maxFiles       uint64
+
+	mu   sync.RWMutex
+	live map[string]*shell // claimed, by id
+
+	exits chan sandbox.Exit
+	// ctx ends with Close; wg counts every goroutine of the engine.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+var (
+	_ sandbox.Engine  = (*Engine)(nil)
+	_ sandbox.Volumes = (*Engine)(nil)
+)
+
+// New opens the engine. The Manager calls Recover before anything else; until
+// then no shell is made. ctx bounds the opening only.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	in, err := openInstance(&o)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opts: o, log: o.Logger.With("engine", "local"), in: in, images: o.Images,
+		live: map[string]*shell{}, exits: make(chan sandbox.Exit, exitBuffer),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	if err := e.open(ctx); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *Engine) open(ctx context.Context) error {
+	var err error
+	if err = e.installExecd(); err != nil {
+		return err
+	}
+	if e.maxFiles, err = maxOpenFiles(); err != nil {
+		return err
+	}
+	if e.runtime, err = oci.New(oci.Kind(e.opts.OCIRuntime), e.opts.OCIPath, filepath.Join(e.in.runDir, "runtime")); err != nil {
+		return err
+	}
+	if e.seccompBPF, err = seccomp.Compile(); err != nil {
+		return fmt.Errorf("compiling the seccomp profile: %w", err)
+	}
+	e.seccompProfile = seccomp.Profile()
+	host, err := cgroup.Detect()
+	if err != nil {
+		return err
+	}
+	if e.cgroups, err = host.Parent(e.in.cgroupName()); err != nil {
+		return err
+	}
+	if e.threads, err = rootfs.NewThreads(max(2, runtime.NumCPU())); err != nil {
+		return err
+	}
+	e.network, err = network.New(ctx, network.Options{
+		Name:          fmt.Sprintf("%x", e.in.slot),
+		Subnet:        e.in.subnet,
+		AllowedRanges: e.opts.AllowedRanges,
+		Logger:        e.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.startDNS(); err != nil {
+		return err
+	}
+	e.trash = newTrash(e)
+	e.indexes = newIndexes(nil)
+	e.pool = newPool(e, e.opts.PoolSize)
+	return nil
+}
+
+// Name implements the logs' key "engine".
+func (e *Engine) Name() string { return "local" }
+
+// rootDir is the root of every unclaimed shell.
+func (e *Engine) rootDir() string { return filepath.Join(e.in.runDir, "root") }
+
+// installExecd writes the embedded execd where shells find it. One inode serves
+// all of them, so its code is in memory once. The directories above it are
+// searchable, not readable: the OCI runtime opens the root as the shell's user.
+func (e *Engine) installExecd() error {
+	bin, err := execdbin.Binary()
+	if err != nil {
+		return err
+	}
+	root := e.rootDir()
+	for _, d := range []string{root, filepath.Join(root, "proc"), filepath.Join(root, "sys"), filepath.Join(root, "dev"), root + rootfs.NewRoot} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{e.opts.RunDir, e.in.runDir} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return err
+		}
+	}
+	// Running sandboxes of an earlier version keep the file that they run.
+	path := filepath.Join(root, "execd")
+	if err := writeFile(path, bin); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o555)
+}
+
+// maxOpenFiles is the server's own hard limit: a higher one cannot be given
+// inside a user namespace.
+func maxOpenFiles() (uint64, error) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, err
+	}
+	return min(r.Max, 1<<20), nil
+}
+
+// Reserve takes a ready shell's id, else a fresh one.
+func (e *Engine) Reserve(_ context.Context, spec *sandbox.Spec) (string, error) {
+	if pooled(spec) {
+		if id, ok := e.pool.reserve(); ok {
+			return id, nil
+		}
+	}
+	if e.indexes.left() == 0 {
+		return "", sandbox.Errorf(sandbox.KindBusy, sandbox.CodeCapacity,
+			"Every one of the %d sandbox addresses is in use. Delete sandboxes, or try again later.", maxIndex)
+	}
+	return uuid.NewString(), nil
+}
+
+// pooled reports whether a shell from the pool can become this sandbox.
+func pooled(spec *sandbox.Spec) bool { return spec.Limits.GPUs == "" }
+
+// Release gives a reserved id back.
+func (e *Engine) Release(id string) { e.pool.release(id) }
+
+// Exits delivers the ends of entrypoints.
+func (e *Engine) Exits() <-chan sandbox.Exit { return e.exits }
+
+// find returns a claimed sandbox.
+func (e *Engine) find(id string) (*shell, error) {
+	e.mu.RLock()
+	s := e.live[id]
+	e.mu.RUnlock()
+	if s == nil {
+		return nil, sandbox.ErrNotFound(id)
+	}
+	return s, nil
+}
+
+// Close stops the pool, the resolver and the watchers. Sandboxes run on; the
+// shells of the pool do not, since nobody would ever find them.
+func (e *Engine) Close() error {
+	e.cancel()
+	var errs []error
+	if e.pool != nil {
+		e.pool.close()
+	}
+	if e.dns != nil {
+		errs = append(errs, e.dns.Close())
+	}
+	e.mu.Lock()
+	for _, s := range e.live {
+		s.closeAll()
+	}
+	e.mu.Unlock()
+	e.wg.Wait()
+	if e.trash != nil {
+		e.trash.close()
+	}
+	if e.threads != nil {
+		e.threads.Close()
+	}
+	e.in.close()
+	return errors.Join(errs...)
+}

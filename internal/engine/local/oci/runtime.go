@@ -1,0 +1,199 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kind is which OCI runtime starts shells.
+type Kind string
+
+const (
+	Crun Kind = "crun"
+	Runc Kind = "runc"
+)
+
+// Runtime starts shells. Its methods may be called in parallel.
+type Runtime struct {
+	kind Kind
+	// path of the binary and the directory where it keeps its state.
+	path, root string
+}
+
+// Start is one shell to be started.
+type Start struct {
+	Shell *Shell
+	// Bundle is an existing directory for config.json and the log.
+	Bundle string
+	// Files become descriptors 3 and following of execd.
+	Files []*os.File
+	// EnterCgroup puts the calling thread into the shell's cgroup, so that
+	// all that it forks is in it from the start. It may be nil.
+	EnterCgroup func() error
+	// CgroupFD, when > 0, is a cgroup v2 directory to start in; cheaper than
+	// EnterCgroup.
+	CgroupFD int
+}
+
+// New finds the runtime's binary; path may be empty for a search in $PATH.
+// root must be on tmpfs: it is written on every start.
+func New(kind Kind, path, root string) (*Runtime, error) {
+	if path == "" {
+		path = string(kind)
+	}
+	found, err := exec.LookPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("finding the OCI runtime %q: %w", path, err)
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	return &Runtime{kind: kind, path: found, root: root}, nil
+}
+
+// Kind says which runtime this is.
+func (r *Runtime) Kind() Kind { return r.kind }
+
+// Run starts a shell and returns the host pid of its execd. When it fails no
+// process is left.
+func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
+	spec, err := json.Marshal(s.Shell.spec())
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(filepath.Join(s.Bundle, "config.json"), spec, 0o600); err != nil {
+		return 0, err
+	}
+	done := make(chan error, 1)
+	go func() {
+		// The thread has a mount namespace, and with cgroup v1 a cgroup, of
+		// its own: it is not given back to the scheduler.
+		runtime.LockOSThread()
+		done <- r.runOnThread(ctx, s)
+	}()
+	if err := <-done; err != nil {
+		r.Forget(s.Shell.ID)
+		return 0, err
+	}
+	return readPID(filepath.Join(s.Bundle, "pid"))
+}
+
+func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
+	if err := hideUnifiedCgroup(); err != nil {
+		return err
+	}
+	if s.EnterCgroup != nil {
+		if err := s.EnterCgroup(); err != nil {
+			return fmt.Errorf("entering the cgroup: %w", err)
+		}
+	}
+	errLog, err := os.OpenFile(filepath.Join(s.Bundle, "execd.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer errLog.Close()
+	cmd := exec.CommandContext(ctx, r.path, r.args(s)...)
+	cmd.ExtraFiles = s.Files
+	cmd.Stderr = errLog
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.CgroupFD > 0 {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, s.CgroupFD
+	}
+	if err := cmd.Run(); err != nil {
+		return r.explain(s, err)
+	}
+	return nil
+}
+
+func (r *Runtime) args(s *Start) []string {
+	args := []string{"--root", r.root, "--log", filepath.Join(s.Bundle, "runtime.log")}
+	if r.kind == Crun {
+		// cgroups are made by package cgroup: once, in a known place, on
+		// every kind of host.
+		args = append(args, "--cgroup-manager=disabled")
+	}
+	return append(args, "run", "-d", "--preserve-fds", strconv.Itoa(len(s.Files)),
+		"--pid-file", filepath.Join(s.Bundle, "pid"), "--bundle", s.Bundle, s.Shell.ID)
+}
+
+// explain adds what the runtime logged.
+func (r *Runtime) explain(s *Start, err error) error {
+	var said []string
+	for _, name := range []string{"runtime.log", "execd.err"} {
+		b, rerr := os.ReadFile(filepath.Join(s.Bundle, name))
+		if rerr == nil && len(bytes.TrimSpace(b)) > 0 {
+			said = append(said, string(bytes.TrimSpace(b[max(0, len(b)-2048):])))
+		}
+	}
+	if len(said) == 0 {
+		return fmt.Errorf("%s run: %w", r.kind, err)
+	}
+	return fmt.Errorf("%s run: %w: %s", r.kind, err, strings.Join(said, "; "))
+}
+
+// Forget drops the runtime's own state of a container. Its processes, mounts
+// and cgroups are ended by the engine, which makes the runtime's delete command
+// a needless process start.
+func (r *Runtime) Forget(id string) error {
+	return os.RemoveAll(filepath.Join(r.root, id))
+}
+
+// Known lists the containers that the runtime has state of.
+func (r *Runtime) Known() ([]string, error) {
+	entries, err := os.ReadDir(r.root)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// hideUnifiedCgroup gives the calling thread a mount namespace in which the
+// cgroup v2 hierarchy of a hybrid host is not to be seen. crun refuses such a
+// host while a controller sits on v2 ("cgroups in hybrid mode not supported"),
+// and unmounting it for everybody is not ours to do.
+func hideUnifiedCgroup() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup/unified", &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	if err := unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("hiding the unified cgroup hierarchy: %w", err)
+	}
+	return nil
+}
+
+func readPID(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("reading the shell's pid: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 1 {
+		return 0, fmt.Errorf("reading the shell's pid: %q is not one", b)
+	}
+	return pid, nil
+}

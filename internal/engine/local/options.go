@@ -1,0 +1,87 @@
+package local
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// Options configure the engine. Zero values get the documented defaults.
+type Options struct {
+	// DataDir keeps what is large: upper directories, logs, volumes.
+	DataDir string
+	// RunDir is on tmpfs and is gone after a reboot, as the sandboxes are.
+	RunDir string
+	Images *image.Store
+	// PoolSize is how many shells are kept ready; 0 makes every sandbox
+	// inline.
+	PoolSize int
+	// PoolWorkers is how many shells are made at once.
+	PoolWorkers int
+	// Subnet is cut into /20s, one for each instance on this machine.
+	Subnet netip.Prefix
+	// DNSUpstreams answer the sandboxes' questions; empty means those of the
+	// host's /etc/resolv.conf.
+	DNSUpstreams []string
+	// AllowedRanges are private ranges that every sandbox may reach.
+	AllowedRanges []netip.Prefix
+	// AllowedHostPaths are the directories under which host volumes may lie.
+	AllowedHostPaths []string
+	// OCIRuntime is "crun" or "runc", OCIPath its binary (empty: from $PATH).
+	OCIRuntime string
+	OCIPath    string
+	// Defaults are the limits of a sandbox that asks for none.
+	Defaults sandbox.Limits
+	// MinFreeBytes is what must stay free in the data directory; below it no
+	// sandbox is made.
+	MinFreeBytes int64
+	// StartTimeout bounds the making of a shell, and the claim.
+	StartTimeout time.Duration
+	Logger       *slog.Logger
+}
+
+func (o *Options) setDefaults() error {
+	if o.DataDir == "" || o.Images == nil {
+		return fmt.Errorf("the local engine needs a data directory and an image store")
+	}
+	dir, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return err
+	}
+	o.DataDir = dir
+	if o.RunDir == "" {
+		o.RunDir = "/run/paddock"
+	}
+	if o.PoolWorkers <= 0 {
+		o.PoolWorkers = 2
+	}
+	if !o.Subnet.IsValid() {
+		o.Subnet = netip.MustParsePrefix("10.213.0.0/16")
+	}
+	if !o.Subnet.Addr().Is4() || o.Subnet.Bits() > slotBits || o.Subnet.Bits() < 8 {
+		return fmt.Errorf("network.subnet %s: an IPv4 range between /8 and /%d is needed", o.Subnet, slotBits)
+	}
+	switch o.OCIRuntime {
+	case "":
+		o.OCIRuntime = string(oci.Crun)
+	case string(oci.Crun), string(oci.Runc):
+	default:
+		return fmt.Errorf("runtime.oci %q: only %q and %q are known", o.OCIRuntime, oci.Crun, oci.Runc)
+	}
+	if o.Defaults.PIDs == 0 {
+		o.Defaults.PIDs = 4096
+	}
+	if o.StartTimeout <= 0 {
+		o.StartTimeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
+)
+
+// shell is a sandbox of this engine, claimed or not.
+type shell struct {
+	id    string
+	index int
+	addr  netip.Addr
+	base  uint32
+	group *cgroup.Group
+	pid   int
+	start uint64
+	// pidfd refers to execd; -1 when there is none.
+	pidfd int
+	// mntns and userns are open until the claim; -1 otherwise.
+	mntns, userns int
+	// conn is the kept connection to execd: pings, the claim, and from then
+	// on the held request for the entrypoint's end.
+	conn *execdConn
+	// token is what execd demands after the claim.
+	token string
+}
+
+func newShell(id string) *shell {
+	return &shell{id: id, index: -1, pidfd: -1, mntns: -1, userns: -1}
+}
+
+// closeNamespaces drops the descriptors that only a claim needs.
+func (s *shell) closeNamespaces() {
+	for _, fd := range []*int{&s.mntns, &s.userns} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
+
+// closeAll drops every descriptor.
+func (s *shell) closeAll() {
+	s.closeNamespaces()
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	if s.pidfd >= 0 {
+		unix.Close(s.pidfd)
+		s.pidfd = -1
+	}
+}
+
+// makeShell makes a shell with that id, from nothing to an answering execd. If
+// it fails, nothing is left.
+func (e *Engine) makeShell(ctx context.Context, id string) (*shell, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
+	defer cancel()
+	for range 8 {
+		s, err := e.tryShell(ctx, id)
+		if !errors.Is(err, network.ErrBusy) {
+			return s, err
+		}
+		// The kernel has not removed the index's last interface yet; the next
+		// try has another index.
+	}
+	return nil, fmt.Errorf("making shell %s: no network interface name is free", id)
+}
+
+func (e *Engine) tryShell(ctx context.Context, id string) (*shell, error) {
+	s := newShell(id)
+	err := e.buildShell(ctx, s)
+	if err == nil {
+		return s, nil
+	}
+	if terr := e.dismantle(context.WithoutCancel(ctx), s, false); terr != nil {
+		e.log.Error("taking a half-made shell apart", "sandbox", id, "error", terr)
+	}
+	return nil, fmt.Errorf("making shell %s: %w", id, err)
+}
+
+func (e *Engine) buildShell(ctx context.Context, s *shell) error {
+	var err error
+	if s.index, err = e.indexes.take(); err != nil {
+		return err
+	}
+	s.base = e.in.base(s.index)
+	if err := os.Mkdir(e.in.run(s.id), 0o700); err != nil {
+		return err
+	}
+	st := &state{ID: s.id, Index: s.index, Phase: phaseMaking}
+	if err := e.in.saveState(st); err != nil {
+		return err
+	}
+	if err := e.prepareDisk(s); err != nil {
+		return err
+	}
+	if s.group, err = e.cgroups.Create(s.id); err != nil {
+		return err
+	}
+	if err := e.startExecd(ctx, s); err != nil {
+		return err
+	}
+	st.PID, st.PIDStart = s.pid, s.start
+	if err := e.in.saveState(st); err != nil {
+		return err
+	}
+	netns, err := openNamespaces(s)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(netns)
+	if s.addr, err = e.network.Attach(ctx, netns, s.index, e.in.alias(s.id)); err != nil {
+		return err
+	}
+	// The OCI runtime returns before execd has been exec'ed.
+	if s.conn, err = dialExecd(ctx, e.in.socket(s.id)); err != nil {
+		return err
+	}
+	if err := s.conn.ping(ctx); err != nil {
+		return fmt.Errorf("waiting for execd: %w", err)
+	}
+	st.Phase = phaseShell
+	return e.in.saveState(st)
+}
+
+// prepareDisk makes the shell's writable layer, with the files that every
+// sandbox has its own of, and the log's segments.
+func (e *Engine) prepareDisk(s *shell) error {
+	dir := e.in.data(s.id)
+	// A server that died in the middle of a create left these behind.
+	if err := e.dropData(s.id, false); err != nil {
+		return err
+	}
+	upper := filepath.Join(dir, "upper")
+	for _, d := range []string{dir, upper, filepath.Join(dir, "work"), filepath.Join(dir, "logs"),
+		// Directories of the upper layer hide whatever the image has under
+		// these names, a symlink included.
+		filepath.Join(upper, "proc"), filepath.Join(upper, "sys"), filepath.Join(upper, "dev"), filepath.Join(upper, "etc")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return err
+	}
+	host := oci.Hostname(s.id)
+	addr := e.network.Address(s.index)
+	for name, text := range map[string]string{
+		"hostname":    host + "\n",
+		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + addr.String() + "\t" + host + "\n",
+		"resolv.conf": "nameserver " + e.network.Gateway().String() + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(upper, "etc", name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startExecd runs the OCI runtime with the listener and the log segments.
+func (e *Engine) startExecd(ctx context.Context, s *shell) error {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: e.in.socket(s.id), Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	l.Close()
+	if err != nil {
+		return err
+	}
+	files = append(files, f)
+	for i := range 2 {
+		f, err := os.OpenFile(e.logFile(s.id, i), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	start := &oci.Start{Shell: e.ociShell(s), Bundle: e.in.run(s.id), Files: files}
+	start.CgroupFD, start.EnterCgroup = e.cgroupEntry(s.group)
+	if s.pid, err = e.runtime.Run(ctx, start); err != nil {
+		return err
+	}
+	if s.start, err = processStart(s.pid); err != nil {
+		return fmt.Errorf("execd ended at once: %w", err)
+	}
+	if s.pidfd, err = openProcess(s.pid, s.start); err != nil {
+		return fmt.Errorf("execd ended at once: %w", err)
+	}
+	return nil
+}
+
+func (e *Engine) logFile(id string, segment int) string {
+	return filepath.Join(e.in.data(id), "logs", strconv.Itoa(segment))
+}
+
+func (e *Engine) ociShell(s *shell) *oci.Shell {
+	sh := &oci.Shell{
+		ID:         s.id,
+		Root:       e.rootDir(),
+		Base:       s.base,
+		MaxFiles:   e.maxFiles,
+		CgroupPath: "/" + e.in.cgroupName() + "/" + s.id,
+	}
+	if e.runtime.Kind() == oci.Crun {
+		sh.SeccompBPF = e.seccompBPF
+	} else {
+		sh.SeccompProfile = e.seccompProfile
+	}
+	return sh
+}
+
+// openNamespaces opens the shell's mount and user namespaces, kept in s, and
+// its network namespace, and makes sure that they are of the process that the
+// pidfd refers to.
+func openNamespaces(s *shell) (netns int, err error) {
+	open := func(name string) (int, error) {
+		return unix.Open("/proc/"+strconv.Itoa(s.pid)+"/ns/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if s.mntns, err = open("mnt"); err != nil {
+		return -1, fmt.Errorf("opening the shell's namespaces: %w", err)
+	}
+	if s.userns, err = open("user"); err != nil {
+		return -1, fmt.Errorf("opening the shell's namespaces: %w", err)
+	}
+	if netns, err = open("net"); err != nil {
+		return -1, fmt.Errorf("opening the shell's namespaces: %w", err)
+	}
+	if err := unix.PidfdSendSignal(s.pidfd, 0, nil, 0); err != nil {
+		unix.Close(netns)
+		return -1, fmt.Errorf("execd ended at once: %w", err)
+	}
+	return netns, nil
+}

@@ -1,0 +1,117 @@
+package local
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// Reconnecting to an execd that lives but whose connection ended.
+const (
+	watchRetryMin = 50 * time.Millisecond
+	watchRetryMax = 5 * time.Second
+)
+
+// watch waits for the entrypoint's end and reports it once. It ends with the
+// sandbox or the engine.
+func (e *Engine) watch(s *shell) {
+	e.wg.Add(1)
+	go func() {
+		defer e.wg.Done()
+		if exit, ok := e.awaitEnd(s); ok {
+			select {
+			case e.exits <- exit:
+			case <-e.ctx.Done():
+			}
+		}
+	}()
+}
+
+// awaitEnd returns false when the sandbox was taken away meanwhile.
+func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
+	retry := watchRetryMin
+	conn := s.conn
+	for {
+		var err error
+		if conn != nil {
+			status, aerr := conn.awaitExit(s.token)
+			if aerr == nil {
+				return e.explainExit(s, status.Code, status.Signal), e.owns(s)
+			}
+			conn.Close()
+			err = aerr
+		}
+		if !e.owns(s) {
+			return sandbox.Exit{}, false
+		}
+		if ended(s.pidfd) {
+			exit := e.explainExit(s, -1, 0)
+			exit.ExecdLost = true
+			return exit, e.owns(s)
+		}
+		if err != nil {
+			e.log.Warn("lost the connection to execd, connecting again", "sandbox", s.id, "error", err)
+		}
+		select {
+		case <-time.After(retry):
+		case <-e.ctx.Done():
+			return sandbox.Exit{}, false
+		}
+		retry = min(2*retry, watchRetryMax)
+		if conn, err = e.reconnect(s); err != nil {
+			conn = nil
+		}
+	}
+}
+
+// reconnect replaces the shell's connection, unless the shell is gone.
+func (e *Engine) reconnect(s *shell) (*execdConn, error) {
+	ctx, cancel := context.WithTimeout(e.ctx, watchRetryMax)
+	defer cancel()
+	conn, err := dialExecd(ctx, e.in.socket(s.id))
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.live[s.id] != s {
+		conn.Close()
+		return nil, errExecdLost
+	}
+	s.conn = conn
+	return conn, nil
+}
+
+// owns reports whether s is still the sandbox of its id.
+func (e *Engine) owns(s *shell) bool {
+	if e.ctx.Err() != nil {
+		return false
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.live[s.id] == s
+}
+
+// explainExit adds what only the host knows.
+func (e *Engine) explainExit(s *shell, code, signal int) sandbox.Exit {
+	exit := sandbox.Exit{ID: s.id, Code: code, Signal: signal}
+	if signal == int(unix.SIGKILL) || code == 128+int(unix.SIGKILL) || code < 0 {
+		if n, err := s.group.OOMKills(); err == nil && n > 0 {
+			exit.OutOfMemory = true
+		}
+	}
+	return exit
+}
+
+// ended reports whether the process of a pidfd has ended.
+func ended(pidfd int) bool {
+	if pidfd < 0 {
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
