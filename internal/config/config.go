@@ -1,0 +1,178 @@
+package config
+
+import (
+	"runtime"
+	"time"
+)
+
+// Config is the whole configuration. Default returns the values that hold when
+// nothing is set.
+type Config struct {
+	// Where the API listens and who may use it.
+	Server Server `toml:"server"`
+	// What is logged and how.
+	Log Log `toml:"log"`
+	// Limits and lifetimes of sandboxes.
+	Sandbox Sandbox `toml:"sandbox"`
+	// Sandboxes made ahead of time, so that a create takes milliseconds.
+	Pool Pool `toml:"pool"`
+	// Where images come from and how large they may be.
+	Image Image `toml:"image"`
+	// Where paddock keeps its data, and what of the host sandboxes may mount.
+	Storage Storage `toml:"storage"`
+	// The network of sandboxes.
+	Network Network `toml:"network"`
+	// The OCI runtime that makes the containers.
+	Runtime Runtime `toml:"runtime"`
+}
+
+// Server is the [server] section.
+type Server struct {
+	// Address and port that the API listens on. Anything but a loopback
+	// address is reachable from other machines: set TLS, or put a proxy with
+	// TLS in front.
+	Listen string `toml:"listen"`
+	// Host, or host and port, that is put into the addresses of endpoints.
+	// Empty means the Host header of the request. Set it when clients reach
+	// the server under another name, for example through a proxy.
+	PublicHost string `toml:"public_host"`
+	// Key that clients must send. Empty means the key in the file "api-key" in
+	// the data directory, which is made at the first start.
+	APIKey string `toml:"api_key" secret:"true"`
+	// Serve without an API key. Allowed on a loopback address only.
+	InsecureNoAuth bool `toml:"insecure_no_auth"`
+	// Certificate chain and private key in PEM files. Both or neither.
+	TLSCert string `toml:"tls_cert"`
+	// See tls_cert.
+	TLSKey string `toml:"tls_key"`
+	// Largest body of an API request. Uploads into sandboxes and image
+	// archives stream and are not bounded by it.
+	MaxBodyBytes Size `toml:"max_body_bytes"`
+	// How long requests in flight may go on after a signal to stop. Sandboxes
+	// run on in any case.
+	ShutdownTimeout Duration `toml:"shutdown_timeout"`
+	// Origins whose web pages may call the API from a browser, such as
+	// "https://console.example.com", or "*" for any.
+	CORSOrigins []string `toml:"cors_origins"`
+}
+
+// Log is the [log] section.
+type Log struct {
+	// Least severe messages to log: "debug", "info", "warn" or "error".
+	Level string `toml:"level"`
+	// "text" or "json".
+	Format string `toml:"format"`
+}
+
+// Sandbox is the [sandbox] section.
+type Sandbox struct {
+	// Longest lifetime that a create may ask for. "0s" means no bound.
+	MaxTimeout Duration `toml:"max_timeout"`
+	// How long the record and the logs of a sandbox that could not be made are
+	// kept.
+	FailedRetention Duration `toml:"failed_retention"`
+	// How many sandboxes there may be. Further creates are answered with 429.
+	MaxSandboxes int `toml:"max_sandboxes"`
+	// How many creates may be under way. Further ones are answered with 429.
+	MaxPending int `toml:"max_pending"`
+	// CPU of a sandbox that asks for none, as "500m" or "2". Empty means all
+	// CPUs of the machine.
+	DefaultCPU string `toml:"default_cpu"`
+	// Memory of a sandbox that asks for none. 0 means as much as the machine
+	// has.
+	DefaultMemory Size `toml:"default_memory"`
+	// Processes and threads of a sandbox that asks for no number.
+	DefaultPIDs int `toml:"default_pids"`
+}
+
+// Pool is the [pool] section.
+type Pool struct {
+	// How many are kept ready. 0 makes each at the moment of its create,
+	// which takes some 15 ms longer.
+	Size int `toml:"size"`
+	// How many are made at the same time when some were taken.
+	RefillWorkers int `toml:"refill_workers"`
+}
+
+// Image is the [image] section.
+type Image struct {
+	// How long a registry may take to say whether an image exists.
+	ResolveTimeout Duration `toml:"resolve_timeout"`
+	// Largest size of one image after unpacking.
+	MaxUnpackedBytes Size `toml:"max_unpacked_bytes"`
+	// Docker's config.json with the logins of registries. Empty means
+	// ~/.docker/config.json of the user that runs the server.
+	DockerConfig string `toml:"docker_config"`
+	// Registries, as "host" or "host:port", that are spoken to without TLS.
+	// Loopback addresses need no entry.
+	PlainHTTP []string `toml:"plain_http"`
+	// How many layers of one image are downloaded at the same time.
+	Downloads int `toml:"downloads"`
+}
+
+// Storage is the [storage] section.
+type Storage struct {
+	// Directory for images, records, logs and volumes. One server at a time
+	// may use it.
+	DataDir string `toml:"data_dir"`
+	// Directory for what a reboot may take away. It should be on tmpfs.
+	RunDir string `toml:"run_dir"`
+	// Directories of the host below which a sandbox may mount. Empty means
+	// that no sandbox may mount any.
+	AllowedHostPaths []string `toml:"allowed_host_paths"`
+	// Space that must stay free in the data directory. Below it no sandbox is
+	// made and no image pulled.
+	MinFree Size `toml:"min_free"`
+}
+
+// Network is the [network] section.
+type Network struct {
+	// IPv4 range from which sandboxes get their addresses. It must not overlap
+	// a network that the machine uses.
+	Subnet string `toml:"subnet"`
+	// Resolvers, as "address" or "address:port", that answer the questions of
+	// sandboxes. Empty means those of the machine.
+	DNSUpstreams []string `toml:"dns_upstreams"`
+	// Private ranges that sandboxes may reach, such as "10.1.2.0/24". By
+	// default they reach public addresses only.
+	AllowedRanges []string `toml:"allowed_ranges"`
+}
+
+// Runtime is the [runtime] section.
+type Runtime struct {
+	// "crun" or "runc".
+	OCI string `toml:"oci"`
+	// Path of the binary. Empty means that it is looked up in PATH.
+	Path string `toml:"path"`
+}
+
+// Default returns the configuration that holds when nothing is set.
+func Default() *Config {
+	return &Config{
+		Server: Server{
+			Listen:          "127.0.0.1:8080",
+			MaxBodyBytes:    1 << 20,
+			ShutdownTimeout: Duration(10 * time.Second),
+			CORSOrigins:     []string{},
+		},
+		Log: Log{Level: "info", Format: "text"},
+		Sandbox: Sandbox{
+			FailedRetention: Duration(10 * time.Minute),
+			MaxSandboxes:    4000, // a /20 of addresses, less those of the host
+			MaxPending:      1024,
+			DefaultCPU:      "1",
+			DefaultMemory:   2 << 30,
+			DefaultPIDs:     4096,
+		},
+		Pool:  Pool{Size: 8, RefillWorkers: min(2, runtime.NumCPU())},
+		Image: Image{ResolveTimeout: Duration(10 * time.Second), MaxUnpackedBytes: 32 << 30, PlainHTTP: []string{}, Downloads: 4},
+		Storage: Storage{
+			DataDir:          "/var/lib/paddock",
+			RunDir:           "/run/paddock",
+			AllowedHostPaths: []string{},
+			MinFree:          1 << 30,
+		},
+		Network: Network{Subnet: "10.213.0.0/16", DNSUpstreams: []string{}, AllowedRanges: []string{}},
+		Runtime: Runtime{OCI: "crun"},
+	}
+}
