@@ -1,0 +1,147 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Headers of the API, in the form in which net/http keeps them.
+const (
+	headerAPIKey       = "Open-Sandbox-Api-Key"
+	headerSecureAccess = "Opensandbox-Secure-Access"
+	headerAccessRenew  = "Opensandbox-Access-Renew"
+	headerExecdToken   = "X-Execd-Access-Token"
+	headerRequestID    = "X-Request-Id"
+)
+
+// dropsRequestHeader is whether a header of the client ends at the gateway
+// (behaviour.md 8.3). The execd token is dropped for every port: some clients
+// put the API key there, and a sandbox must never see that.
+func dropsRequestHeader(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Host",
+		"Authorization", "Cookie", "Forwarded", "X-Real-Ip",
+		headerAPIKey, headerSecureAccess, headerAccessRenew, headerExecdToken, headerRequestID:
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// dropsResponseHeader is whether a header of the sandbox's answer ends here.
+func dropsResponseHeader(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Server", headerRequestID:
+		return true
+	}
+	return false
+}
+
+// outgoingHeader makes the header that the sandbox sees. Values are shared with
+// the client's header and must not be changed.
+func outgoingHeader(r *http.Request, t *Target, requestID string) http.Header {
+	h := make(http.Header, len(r.Header)+5)
+	named := connectionOptions(r.Header)
+	for k, v := range r.Header {
+		if !dropsRequestHeader(k) && !contains(named, k) {
+			h[k] = v
+		}
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		// Present but empty keeps the transport from adding its own.
+		h["User-Agent"] = []string{""}
+	}
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	// One array for all the values that are set here.
+	set := [5]string{proto, r.Host, requestID, t.Token}
+	h["X-Forwarded-Proto"] = set[0:1:1]
+	h["X-Forwarded-Host"] = set[1:2:2]
+	if requestID != "" {
+		h[headerRequestID] = set[2:3:3]
+	}
+	if t.execd() {
+		h[headerExecdToken] = set[3:4:4]
+	}
+	if ip, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		set[4] = ip
+		h["X-Forwarded-For"] = set[4:5:5]
+	}
+	return h
+}
+
+// connectionOptions are the headers that Connection names, and which therefore
+// concern one hop only, in canonical form.
+func connectionOptions(h http.Header) []string {
+	var names []string
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				names = append(names, http.CanonicalHeaderKey(name))
+			}
+		}
+	}
+	return names
+}
+
+func contains(names []string, name string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// upgradeOf returns the protocol that a header asks to change to, or "".
+func upgradeOf(h http.Header) string {
+	up := h["Upgrade"]
+	if len(up) == 0 || !contains(connectionOptions(h), "Upgrade") {
+		return ""
+	}
+	return strings.Join(up, ", ")
+}
+
+// copyResponseHeader puts the sandbox's header into the client's. What the
+// server has set before gives way, but for the request id.
+func copyResponseHeader(dst, src http.Header, t *Target) {
+	named := connectionOptions(src)
+	for k, v := range src {
+		switch {
+		case dropsResponseHeader(k) || contains(named, k):
+		case k == "Location":
+			dst[k] = t.locations(v)
+		case k == "Vary":
+			dst[k] = append(dst[k], v...)
+		default:
+			dst[k] = v
+		}
+	}
+}
+
+// locations makes redirects to the program's own root, or to the address that
+// the gateway gave it as Host, lead through the gateway.
+func (t *Target) locations(values []string) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		for _, scheme := range [...]string{"http://", "https://"} {
+			if rest, ok := strings.CutPrefix(v, scheme+t.host()); ok && (rest == "" || rest[0] == '/' || rest[0] == '?') {
+				v = "/" + strings.TrimPrefix(rest, "/")
+			}
+		}
+		if strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "//") {
+			v = t.Prefix + v
+		}
+		out[i] = v
+	}
+	return out
+}
+
+// host is the Host header for the sandbox. Programs that check it, such as
+// development servers, expect to be reached as localhost.
+func (t *Target) host() string { return "localhost:" + strconv.Itoa(t.Port) }
