@@ -39,7 +39,9 @@ func (e *Engine) create(ctx context.Context, req sandbox.CreateRequest) (*sandbo
 	if err := e.checkFree(); err != nil {
 		return nil, err
 	}
-	e.images.Hold(req.ID, img)
+	if err := e.images.Hold(req.ID, img); err != nil {
+		return nil, err
+	}
 	s, err := e.takeShell(ctx, req.ID)
 	if err != nil {
 		e.images.Unhold(req.ID)

@@ -227,11 +227,11 @@ func checkCgroups() []Check {
 	}
 	problems := host.Problems()
 	if len(problems) == 0 {
-		return []Check{{Name: "cgroups", OK: true, Detail: host.String(), Required: true}}
+		return []Check{{Name: "cgroups", OK: true, Detail: host.Mode.String(), Required: true}}
 	}
 	var out []Check
 	for _, p := range problems {
-		out = append(out, Check{Name: "cgroups", Detail: p.What, Remedy: p.Remedy, Cost: p.Cost, Required: p.Fatal})
+		out = append(out, Check{Name: "cgroups", Detail: p.What, Remedy: p.Remedy, Cost: p.Cost})
 	}
 	return out
 }

@@ -107,7 +107,7 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.cgroups, err = host.Parent(e.in.cgroupName()); err != nil {
 		return err
 	}
-	if e.threads, err = rootfs.NewThreads(max(2, runtime.NumCPU())); err != nil {
+	if e.threads, err = rootfs.NewThreads(max(2, runtime.NumCPU()), filepath.Join(e.rootDir(), rootfs.NewRoot), e.opts.OverlayByPath); err != nil {
 		return err
 	}
 	e.network, err = network.New(ctx, network.Options{
@@ -227,6 +227,9 @@ func (e *Engine) Close() error {
 	}
 	if e.threads != nil {
 		e.threads.Close()
+	}
+	if e.cgroups != nil {
+		e.cgroups.Close()
 	}
 	e.in.close()
 	return errors.Join(errs...)

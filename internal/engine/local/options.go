@@ -41,6 +41,9 @@ type Options struct {
 	// MinFreeBytes is what must stay free in the data directory; below it no
 	// sandbox is made.
 	MinFreeBytes int64
+	// OverlayByPath attaches image layers the way that kernels before 6.13
+	// need; newer ones are faster without.
+	OverlayByPath bool
 	// StartTimeout bounds the making of a shell, and the claim.
 	StartTimeout time.Duration
 	Logger       *slog.Logger

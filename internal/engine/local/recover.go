@@ -55,6 +55,7 @@ func (e *Engine) Recover(ctx context.Context, recorded []*sandbox.Sandbox) (map[
 	if err := e.removeStrays(ctx, byID); err != nil {
 		return nil, err
 	}
+	e.images.HoldsRestored()
 	e.pool.start()
 	return found, nil
 }
@@ -215,4 +216,22 @@ func (e *Engine) removeStrays(ctx context.Context, recorded map[string]*sandbox.
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Reset removes everything of an instance from the host: sandboxes, interfaces,
+// packet rules, cgroups, run directory. Images and volumes stay. No server may
+// be running on the data directory.
+func Reset(ctx context.Context, o Options) error {
+	o.PoolSize = 0
+	e, err := New(ctx, o)
+	if err != nil {
+		return err
+	}
+	_, err = e.Recover(ctx, nil)
+	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(), e.cgroups.Remove())
+	err = errors.Join(err, e.Close())
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(e.in.runDir)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -35,10 +36,13 @@ type shell struct {
 	conn *execdConn
 	// token is what execd demands after the claim.
 	token string
+	// over is closed when nothing more is written to the log.
+	over     chan struct{}
+	overOnce sync.Once
 }
 
 func newShell(id string) *shell {
-	return &shell{id: id, index: -1, pidfd: -1, mntns: -1, userns: -1}
+	return &shell{id: id, index: -1, pidfd: -1, mntns: -1, userns: -1, over: make(chan struct{})}
 }
 
 // closeNamespaces drops the descriptors that only a claim needs.
@@ -50,6 +54,9 @@ func (s *shell) closeNamespaces() {
 		}
 	}
 }
+
+// end says that the entrypoint has ended or will not go on.
+func (s *shell) end() { s.overOnce.Do(func() { close(s.over) }) }
 
 // closeAll drops every descriptor.
 func (s *shell) closeAll() {
@@ -196,8 +203,7 @@ func (e *Engine) startExecd(ctx context.Context, s *shell) error {
 		}
 		files = append(files, f)
 	}
-	start := &oci.Start{Shell: e.ociShell(s), Bundle: e.in.run(s.id), Files: files}
-	start.CgroupFD, start.EnterCgroup = e.cgroupEntry(s.group)
+	start := &oci.Start{Shell: e.ociShell(s), Bundle: e.in.run(s.id), Files: files, Begin: s.group.StartHere}
 	if s.pid, err = e.runtime.Run(ctx, start); err != nil {
 		return err
 	}

@@ -89,6 +89,7 @@ func (e *Engine) dismantle(ctx context.Context, s *shell, keepLogs bool) error {
 	if err := e.kill(ctx, s); err != nil {
 		return err
 	}
+	s.end()
 	s.closeAll()
 	var errs []error
 	if s.group != nil {

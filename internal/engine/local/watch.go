@@ -21,7 +21,9 @@ func (e *Engine) watch(s *shell) {
 	e.wg.Add(1)
 	go func() {
 		defer e.wg.Done()
-		if exit, ok := e.awaitEnd(s); ok {
+		exit, ok := e.awaitEnd(s)
+		s.end()
+		if ok {
 			select {
 			case e.exits <- exit:
 			case <-e.ctx.Done():

@@ -39,12 +39,9 @@ type Start struct {
 	Bundle string
 	// Files become descriptors 3 and following of execd.
 	Files []*os.File
-	// EnterCgroup puts the calling thread into the shell's cgroup, so that
-	// all that it forks is in it from the start. It may be nil.
-	EnterCgroup func() error
-	// CgroupFD, when > 0, is a cgroup v2 directory to start in; cheaper than
-	// EnterCgroup.
-	CgroupFD int
+	// Begin starts the command on the calling thread, in the shell's cgroup;
+	// nil means the caller's own cgroup.
+	Begin func(*exec.Cmd) error
 }
 
 // New finds the runtime's binary; path may be empty for a search in $PATH.
@@ -94,11 +91,6 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 	if err := hideUnifiedCgroup(); err != nil {
 		return err
 	}
-	if s.EnterCgroup != nil {
-		if err := s.EnterCgroup(); err != nil {
-			return fmt.Errorf("entering the cgroup: %w", err)
-		}
-	}
 	errLog, err := os.OpenFile(filepath.Join(s.Bundle, "execd.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -108,10 +100,14 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 	cmd.ExtraFiles = s.Files
 	cmd.Stderr = errLog
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if s.CgroupFD > 0 {
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, s.CgroupFD
+	begin := (*exec.Cmd).Start
+	if s.Begin != nil {
+		begin = func(c *exec.Cmd) error { return s.Begin(c) }
 	}
-	if err := cmd.Run(); err != nil {
+	if err := begin(cmd); err != nil {
+		return fmt.Errorf("starting %s: %w", r.kind, err)
+	}
+	if err := cmd.Wait(); err != nil {
 		return r.explain(s, err)
 	}
 	return nil
