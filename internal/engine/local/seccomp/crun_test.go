@@ -47,7 +47,7 @@ func newContainer(t *testing.T) *container {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{"rootfs/proc", "state"} {
+	for _, d := range []string{"rootfs/proc", "rootfs/dev", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -76,8 +76,11 @@ func (c *container) run(args ...string) (string, int) {
 			NoNewPrivileges: true,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 		},
-		Root:   &specs.Root{Path: filepath.Join(c.dir, "rootfs"), Readonly: true},
-		Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
+		Root: &specs.Root{Path: filepath.Join(c.dir, "rootfs"), Readonly: true},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755"}},
+		},
 		Linux: &specs.Linux{
 			UIDMappings: ids,
 			GIDMappings: ids,
@@ -169,8 +172,8 @@ func TestUnderCrun(t *testing.T) {
 		{"unshare", nr("unshare"), [6]uint64{unix.CLONE_NEWUSER}},
 		{"mount", nr("mount"), [6]uint64{}},
 		{"fsopen", nr("fsopen"), [6]uint64{}},
-		{"setns", nr("setns"), [6]uint64{fullMask}},
-		{"keyctl", nr("keyctl"), [6]uint64{0, fullMask - 2}},
+		{"setns", nr("setns"), [6]uint64{0xffffffff}},
+		{"keyctl", nr("keyctl"), [6]uint64{0, 0xfffffffd}},
 		{"clone3", nr("clone3"), [6]uint64{}},
 	}
 	for i, errno := range c.errnos(control) {
@@ -194,6 +197,9 @@ func TestUnderCrun(t *testing.T) {
 		var want []unix.Errno
 		for act, names := range verdicts {
 			for _, name := range names {
+				if name == "uretprobe" || name == "uprobe" {
+					continue // the kernel doesn't ask filters about these
+				}
 				if n, ok := numbers.number[name]; ok {
 					calls = append(calls, probeCall{name, n, [6]uint64{}})
 					want = append(want, unix.Errno(act.errno()))
@@ -256,7 +262,7 @@ func TestUnderCrun(t *testing.T) {
 			{"seccomp", nr("seccomp"), [6]uint64{99}},
 			{"prctl", nr("prctl"), [6]uint64{9999}},
 			{"membarrier", nr("membarrier"), [6]uint64{9999}},
-			{"futex", nr("futex"), [6]uint64{0, 9999}},
+			{"futex", nr("futex"), [6]uint64{1, 1}},
 			{"rseq", nr("rseq"), [6]uint64{1, 1}},
 			{"shmget", nr("shmget"), [6]uint64{}},
 			{"semget", nr("semget"), [6]uint64{0, bad}},

@@ -294,8 +294,14 @@ var table = []group{
 			"_sysctl", "sysfs", "uselib", "ustat", "create_module",
 			"get_kernel_syms", "query_module", "nfsservctl", "getpmsg",
 			"putpmsg", "afs_syscall", "tuxcall", "security", "vserver",
-			"epoll_ctl_old", "epoll_wait_old", "uretprobe", "uprobe",
+			"epoll_ctl_old", "epoll_wait_old",
 		},
+	},
+	{
+		why: "return points of the kernel's own probes, which newer kernels exempt from " +
+			"filters; anybody else who makes them gets SIGILL",
+		what:  fail(unix.ENOSYS),
+		calls: []string{"uretprobe", "uprobe"},
 	},
 }
 
