@@ -53,7 +53,9 @@ func failure(r ref, loggedIn bool, err error) error {
 	}
 	var own *sandbox.Error
 	if errors.As(err, &own) {
-		return own
+		out := *own
+		out.Reason = sandbox.ReasonImagePullFailed
+		return &out
 	}
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("pulling image %q: %w", r.name, context.Canceled)

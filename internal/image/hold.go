@@ -84,6 +84,10 @@ func (s *Store) collector() {
 // collect drops the records of images that nobody holds any more and deletes
 // everything that nothing refers to.
 func (s *Store) collect(ctx context.Context) error {
+	// A collection returns before its directories are deleted if another one
+	// has taken that upon itself, so they take turns.
+	s.collectMu.Lock()
+	defer s.collectMu.Unlock()
 	if s.restored.Load() {
 		if err := s.dropKept(ctx); err != nil {
 			return err

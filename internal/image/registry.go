@@ -155,7 +155,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // maxAnswer bounds what a registry or its token service may say in answer to
 // anything but a request for a blob; it is read into memory.
-const maxAnswer = 2 * maxDocument
+const maxAnswer = maxDocument
 
 type limitedBody struct {
 	io.Reader

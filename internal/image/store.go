@@ -59,8 +59,9 @@ type Store struct {
 	active    sync.Map  // IDs of leases in use, see lease
 	// recordMu serialises changes of records, so that the database follows
 	// the index in the same order.
-	recordMu sync.Mutex
-	restored atomic.Bool
+	recordMu  sync.Mutex
+	collectMu sync.Mutex
+	restored  atomic.Bool
 
 	transport http.RoundTripper
 
@@ -76,6 +77,7 @@ type Store struct {
 // Open opens the store in opts.Root, or makes it, and cleans up after a
 // process that died in the middle of something. It needs root.
 func Open(ctx context.Context, opts Options) (*Store, error) {
+	silenceLibraries()
 	opts = opts.withDefaults()
 	root, err := filepath.Abs(opts.Root)
 	if err != nil || opts.Root == "" {
@@ -161,6 +163,9 @@ var silent = func() *log.Entry {
 	l.SetLevel(logrus.PanicLevel)
 	return logrus.NewEntry(l)
 }()
+
+// silenceLibraries covers the places where containerd logs without a context.
+var silenceLibraries = sync.OnceFunc(func() { log.L = silent })
 
 // begin starts an operation that needs the database: it ends when ctx or the
 // store does, and Close waits for end.
