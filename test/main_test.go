@@ -1,0 +1,200 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/client"
+	"github.com/paddock-sandbox/paddock/internal/image/imagetest"
+	"github.com/paddock-sandbox/paddock/test/harness"
+)
+
+const (
+	starterImage = "python:3.11"
+	busyboxImage = "busybox:test"
+)
+
+// forever is an entrypoint that does nothing until it is told to end.
+var forever = []string{"sleep", "1000000"}
+
+// shared is the server that most tests use. It is started by the first.
+var shared struct {
+	once     sync.Once
+	server   *harness.Server
+	err      error
+	hostDir  string // the directory that sandboxes may mount
+	otherDir string // one that they may not
+	work     string
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	ctx := context.Background()
+	if os.Geteuid() == 0 {
+		harness.SweepStale(ctx, harness.BinaryPath())
+	}
+	code := m.Run()
+	if s := shared.server; s != nil {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			fmt.Printf("FAIL: closing the shared server:\n%v\n", err)
+			code = max(code, 1)
+		}
+		if code != 0 && testing.Verbose() {
+			fmt.Printf("the shared server's log ends with:\n%s\n", s.LogTail(16<<10))
+		}
+	}
+	if shared.work != "" {
+		os.RemoveAll(shared.work)
+	}
+	if dir, err := harness.RunDir(); err == nil {
+		os.RemoveAll(dir)
+	}
+	return code
+}
+
+// sharedServer returns the shared server with its images.
+func sharedServer(t *testing.T) *harness.Server {
+	t.Helper()
+	binary := harness.Binary(t)
+	busybox := imagetest.Archive(t, "docker.io/library/"+busyboxImage, imagetest.Busybox(t))
+	shared.once.Do(func() { shared.err = startShared(binary, busybox) })
+	if shared.err != nil {
+		t.Fatalf("the shared server: %v", shared.err)
+	}
+	if shared.server.PID() == 0 {
+		t.Fatalf("the shared server has died; its log ends with:\n%s", shared.server.LogTail(4<<10))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("server log: %s", lastLines(shared.server.LogTail(64<<10), 25))
+		}
+	})
+	return shared.server
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func startShared(binary string, busybox []byte) error {
+	var err error
+	if shared.work, err = os.MkdirTemp("", "paddock-e2e-"); err != nil {
+		return err
+	}
+	shared.hostDir = filepath.Join(shared.work, "allowed")
+	shared.otherDir = filepath.Join(shared.work, "other")
+	for _, dir := range []string{shared.hostDir, shared.otherDir} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	upstream, err := startUpstream()
+	if err != nil {
+		return err
+	}
+	runDir, err := harness.RunDir()
+	if err != nil {
+		return err
+	}
+	o := harness.Options{
+		Binary: binary, RunDir: runDir, DataDir: filepath.Join(shared.work, "data"),
+		Settings: map[string]string{
+			"storage.allowed_host_paths": shared.hostDir,
+			"network.dns_upstreams":      upstream,
+			"pool.size":                  "4",
+		},
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := harness.Remember(o.RunDir, o.DataDir); err != nil {
+		return err
+	}
+	if shared.server, err = harness.Launch(ctx, o); err != nil {
+		return err
+	}
+	_, err = shared.server.Client.ImportImage(ctx, bytes.NewReader(busybox), "")
+	return err
+}
+
+var starterOnce sync.Once
+var starterErr error
+
+// withStarter imports the starter image into the shared server.
+func withStarter(t *testing.T) *harness.Server {
+	t.Helper()
+	s := sharedServer(t)
+	path := starterArchive(t)
+	starterOnce.Do(func() { starterErr = importFile(s, path, starterImage) })
+	if starterErr != nil {
+		t.Fatalf("importing the starter image: %v", starterErr)
+	}
+	return s
+}
+
+// starterArchive is where scripts/starter-image.sh keeps the archive.
+func starterArchive(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cache, "paddock", "starter.tar")
+	_, err = os.Stat(path)
+	harness.Require(t, err == nil, "the starter image at "+path+": run scripts/starter-image.sh")
+	return path
+}
+
+func importFile(s *harness.Server, path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	_, err = s.Client.ImportImage(ctx, f, name)
+	return err
+}
+
+// ownServer starts a server for this test with the busybox image.
+func ownServer(t *testing.T, settings map[string]string) *harness.Server {
+	t.Helper()
+	if settings == nil {
+		settings = map[string]string{}
+	}
+	if settings["pool.size"] == "" {
+		settings["pool.size"] = "2"
+	}
+	busybox := imagetest.Archive(t, "docker.io/library/"+busyboxImage, imagetest.Busybox(t))
+	s := harness.New(t, settings)
+	importBusybox(t, s, busybox)
+	return s
+}
+
+func importBusybox(t *testing.T, s *harness.Server, archive []byte) {
+	t.Helper()
+	if _, err := s.Client.ImportImage(t.Context(), bytes.NewReader(archive), ""); err != nil {
+		t.Fatalf("importing busybox: %v", err)
+	}
+}
+
+// sleeper makes a busybox sandbox that does nothing.
+func sleeper(t *testing.T, s *harness.Server) *client.Sandbox {
+	t.Helper()
+	return s.Create(t, client.CreateRequest{Image: busyboxImage, Entrypoint: forever})
+}
