@@ -132,14 +132,31 @@ func (m *Manager) createNew(ctx context.Context, asked *Spec, key *IdempotencyKe
 		if errors.Is(err, ErrKeyTaken) {
 			return nil, err
 		}
-		// A write that failed late may still be there.
-		if derr := m.store.Delete(sctx, id); derr != nil {
-			m.log.Error("an unfinished record may be left; it is settled at the next start", "sandbox", id, "error", derr)
-		}
+		m.withdraw(record)
 		return nil, errRecord(err)
 	}
 	m.startCreate(record, &spec, claims, image.Local, false)
 	return record.Clone(), nil
+}
+
+// withdraw makes sure that a record whose write failed is not there: the write
+// may have failed late, and a later start would make a sandbox that nobody was
+// told of. When the store refuses that as well, the sweeper goes on trying.
+func (m *Manager) withdraw(record *Sandbox) {
+	ctx, cancel := m.storeContext()
+	defer cancel()
+	err := m.store.Delete(ctx, record.ID)
+	if err == nil {
+		return
+	}
+	m.log.Error("an unfinished record may be left; trying to remove it again", "sandbox", record.ID, "error", err)
+	gone := record.Clone()
+	m.setStatus(gone, Stopping, ReasonDeleting, "Its create failed and its record is being removed.")
+	e := m.newEntry(gone)
+	m.admit.adopt(false, false)
+	m.entries.Store(e.id, e)
+	m.index.add(e)
+	e.retryLater()
 }
 
 func (m *Manager) newRecord(id string, spec *Spec, entrypoint []string, local bool) *Sandbox {

@@ -30,6 +30,7 @@ type entry struct {
 	liveSlot    bool      // counted as not ended
 	claims      []string  // named volumes that it is counted as using
 	dirty       bool      // memory is ahead of the store
+	skewed      bool      // the host may be frozen where the record says Running, or the reverse
 
 	// retry is when the sweeper tries an unfinished teardown or an unwritten
 	// record again: nanoseconds since the Manager's start, 0 for never.
@@ -100,6 +101,9 @@ func (e *entry) update(change func(*Sandbox) error) (*Sandbox, error) {
 		return nil, err
 	}
 	if err := e.write(next); err != nil {
+		// It may have failed late: the store is to say what memory says.
+		e.dirty = true
+		e.retryLater()
 		return nil, errRecord(err)
 	}
 	return next, nil
@@ -152,11 +156,12 @@ func (e *entry) flush() {
 	if e.gone || !e.dirty {
 		return
 	}
-	next := e.load().Clone()
-	if err := e.write(next); err != nil {
+	if err := e.write(e.load().Clone()); err != nil {
 		e.m.log.Error("a sandbox's record still could not be written", "sandbox", e.id, "error", err)
 		e.retryLater()
+		return
 	}
+	e.attempts.Store(0)
 }
 
 // publish makes next what everybody sees. mu is held.

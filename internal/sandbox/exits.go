@@ -70,7 +70,11 @@ func (m *Manager) free(e *entry) {
 		return
 	}
 	m.releaseClaims(e)
-	e.retryDone()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.dirty {
+		e.retryDone()
+	}
 }
 
 func exitStatus(exit Exit) (state State, reason, message string) {

@@ -131,8 +131,8 @@ func (m *Manager) retry(e *entry) {
 		return
 	}
 	e.flush()
-	if !s.Status.State.Ended() {
-		return
+	if s.Status.State == Pending {
+		return // its create holds life, and nothing else is wrong with it
 	}
 	if err := e.lock(m.ctx); err != nil {
 		return
@@ -140,7 +140,9 @@ func (m *Manager) retry(e *entry) {
 	defer e.unlock()
 	if e.load().Status.State.Ended() {
 		m.free(e)
+		return
 	}
+	m.unskew(e)
 }
 
 func (m *Manager) dropKeys() {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -27,6 +28,8 @@ const (
 	storeTimeout = 10 * time.Second
 	// keyLifetime is how long an idempotency key answers with its sandbox.
 	keyLifetime = 24 * time.Hour
+	// closeGrace is how long Close waits for calls that it broke off.
+	closeGrace = 5 * time.Second
 	// maxRecords bounds all records, those of ended sandboxes included, so
 	// that sandboxes without expiry which nobody deletes can't fill the disk.
 	maxRecords = 100_000
@@ -236,20 +239,21 @@ func (m *Manager) Stats() ManagerStats {
 }
 
 // Close refuses new creates and lets those in flight finish until the context
-// ends; what is not finished then is left for the next start. Then it stops the
-// Manager's own goroutines. Sandboxes run on; the engine and the store stay
-// open, they are the caller's.
+// ends; what is not finished then is left for the next start, which is no
+// error. Then it stops the Manager's own goroutines, within a few seconds.
+// Sandboxes run on; the engine and the store stay open, they are the caller's.
 func (m *Manager) Close(ctx context.Context) error {
 	m.gate.Lock()
 	m.closing.Store(true)
 	m.gate.Unlock()
-	err := waitGroup(ctx, &m.creates)
-	m.cancel()
-	if werr := waitGroup(ctx, &m.wg); err == nil {
-		err = werr
+	if err := waitGroup(ctx, &m.creates); err != nil {
+		m.log.Warn("creates were still going on at the shutdown; the next start finishes them")
 	}
-	if err != nil {
-		return errors.Join(errors.New("sandbox manager: work was still going on when the time to close was over"), err)
+	m.cancel()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
+	if err := waitGroup(grace, &m.wg); err != nil {
+		return fmt.Errorf("closing the sandbox manager: an engine or store call does not end: %w", err)
 	}
 	return nil
 }

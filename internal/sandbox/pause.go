@@ -63,19 +63,44 @@ func (m *Manager) switchState(ctx context.Context, id string, t transition) erro
 		return err
 	}
 	failed := t.do(work, id)
+	if failed == nil {
+		e.mu.Lock()
+		e.skewed = false
+		e.mu.Unlock()
+	}
 	if failed != nil && m.ctx.Err() == nil {
-		m.undoSwitch(id, t)
+		m.undoSwitch(e, t.undo)
 	}
 	return m.settleSwitch(e, t, failed)
 }
 
-// undoSwitch goes back after a failure half way. Its own failure is only
-// logged: both states that may follow accept another try and a delete.
-func (m *Manager) undoSwitch(id string, t transition) {
+// undoSwitch goes back after a failure half way; when that fails as well the
+// sweeper goes on trying. life is held.
+func (m *Manager) undoSwitch(e *entry, undo func(context.Context, string) error) {
 	ctx, cancel := m.engineContext()
 	defer cancel()
-	if err := t.undo(ctx, id); err != nil {
-		m.log.Warn("a failed "+t.verb+" could not be undone", "sandbox", id, "error", err)
+	err := undo(ctx, e.id)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.skewed = err != nil
+	if err == nil {
+		return
+	}
+	m.log.Warn("a failed pause or resume could not be undone; trying again", "sandbox", e.id, "error", err)
+	e.retryLater()
+}
+
+// unskew makes the host agree with the record again. life is held.
+func (m *Manager) unskew(e *entry) {
+	e.mu.Lock()
+	skewed, state := e.skewed, e.load().Status.State
+	e.skewed = false
+	e.mu.Unlock()
+	switch {
+	case skewed && state == Running:
+		m.undoSwitch(e, m.engine.Resume)
+	case skewed && state == Paused:
+		m.undoSwitch(e, m.engine.Pause)
 	}
 }
 
