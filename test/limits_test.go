@@ -1,0 +1,98 @@
+package test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/paddock-sandbox/paddock/client"
+)
+
+func limited(t *testing.T, limits map[string]string) *client.Sandbox {
+	t.Helper()
+	return sharedServer(t).Create(t, client.CreateRequest{Image: busyboxImage, Entrypoint: forever, ResourceLimits: limits})
+}
+
+// A command that takes too much memory dies; the sandbox and its neighbours do
+// not.
+func TestMemoryLimit(t *testing.T) {
+	s := sharedServer(t)
+	sb := limited(t, map[string]string{"memory": "64Mi"})
+	if _, _, code := s.Shell(t, sb.ID, "tail /dev/zero"); code == 0 {
+		t.Error("a command got memory without end")
+	}
+	// Files on a memory filesystem are memory too.
+	_, _, code := s.Shell(t, sb.ID, "head -c 200000000 /dev/zero > /dev/shm/big")
+	if code == 0 {
+		t.Error("/dev/shm took more than the limit")
+	}
+	s.Must(t, sb.ID, "rm -f /dev/shm/big; echo alive")
+	s.State(t, sb.ID, client.StateRunning)
+}
+
+func TestForkBombIsContained(t *testing.T) {
+	s := sharedServer(t)
+	sb := limited(t, map[string]string{"pids": "64"})
+	id, err := s.Client.Start(t.Context(), sb.ID, client.Command{Shell: `b() { b | b & }; b; sleep 2`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := sleeper(t, s)
+	if got := s.Must(t, other.ID, "echo alive"); got != "alive" {
+		t.Errorf("the neighbour says %q", got)
+	}
+	_ = s.Client.Interrupt(t.Context(), sb.ID, id)
+	if err := s.Client.Delete(t.Context(), sb.ID); err != nil {
+		t.Errorf("deleting a sandbox full of processes: %v", err)
+	}
+	for _, trace := range s.AwaitNoTraces(sb.ID) {
+		t.Errorf("left: %s", trace)
+	}
+}
+
+func TestPIDsLimit(t *testing.T) {
+	s := sharedServer(t)
+	sb := limited(t, map[string]string{"pids": "40"})
+	out, errOut, _ := s.Shell(t, sb.ID, `i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done; echo started`)
+	n, err := strconv.Atoi(s.Must(t, sb.ID, "ps | grep -c '[s]leep 30' || true"))
+	if err == nil && n >= 40 {
+		t.Errorf("%d processes run with a limit of 40: %s %s", n, out, errOut)
+	}
+}
+
+// The share of the CPU that a busy loop got, as the kernel has counted it.
+func TestCPULimit(t *testing.T) {
+	s := sharedServer(t)
+	sb := limited(t, map[string]string{"cpu": "200m"})
+	s.Must(t, sb.ID, `cat > /tmp/burn <<'END'
+read up0 rest < /proc/uptime
+i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done
+read up1 rest < /proc/uptime
+set -- $(cat /proc/self/stat) ; read a b c d e f g h i j k l m utime stime rest < /proc/$$/stat
+echo $up0 $up1 $utime $stime
+END
+true`)
+	var wall, cpu float64
+	for range 5 {
+		f := strings.Fields(s.Must(t, sb.ID, "sh /tmp/burn"))
+		if len(f) != 4 {
+			t.Fatalf("%q", f)
+		}
+		wall += number(t, f[1]) - number(t, f[0])
+		cpu += (number(t, f[2]) + number(t, f[3])) / 100
+	}
+	// The kernel hands out the share in periods of 100 ms, so a short run may
+	// exceed it by one.
+	if cpu > 0.2*wall+0.3 {
+		t.Errorf("it used %.2f s of CPU in %.2f s with a limit of 200m", cpu, wall)
+	}
+}
+
+func number(t *testing.T, s string) float64 {
+	t.Helper()
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
