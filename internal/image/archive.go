@@ -24,7 +24,8 @@ import (
 // compressed with gzip, zstd or not at all. name, if not empty, is what the
 // image is called here; the archive must hold exactly one then. Of an image for
 // several platforms the store's default is taken. It is all or nothing: after
-// an error no image of the archive has been named.
+// an error no image of the archive has been named. r is not closed, and must not
+// block for ever: Close waits for the import.
 func (s *Store) Import(ctx context.Context, r io.Reader, name string) ([]*Image, error) {
 	var as ref
 	if name != "" {
@@ -99,7 +100,9 @@ func (s *Store) importLeased(ctx context.Context, lease leases.Lease, r io.Reade
 	}
 	defer closeStream()
 	budget := &budgetReader{r: &spaceReader{r: stream, check: s.checkSpace}, left: s.opts.MaxUnpackedBytes, max: s.opts.MaxUnpackedBytes}
-	top, err := archive.ImportIndex(ctx, s.content, budget)
+	files := members(budget, s.opts.MaxUnpackedBytes)
+	top, err := archive.ImportIndex(ctx, importStore{s.content, lease.ID + " "}, files)
+	files.Close()
 	if err != nil {
 		return nil, notAnArchive(err)
 	}

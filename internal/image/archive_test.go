@@ -1,14 +1,17 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -98,6 +101,15 @@ func TestImport(t *testing.T) {
 }
 
 func TestImportRefuses(t *testing.T) {
+	symlinks := func() []byte {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for i := range maxMembers + 1 {
+			w.WriteHeader(&tar.Header{Name: fmt.Sprint(i), Typeflag: tar.TypeSymlink, Linkname: "x"})
+		}
+		w.Close()
+		return buf.Bytes()
+	}()
 	foreign := oneFile("a", "1")
 	foreign.Arch = "s390x"
 	truncated := imagetest.Archive(t, "x:1", oneFile("a", noise(100_000)))
@@ -140,6 +152,7 @@ func TestImportRefuses(t *testing.T) {
 		{"nothing", "x", nil, "neither"},
 		{"text", "x", []byte("hello"), "neither"},
 		{"some tar", "x", imagetest.DockerArchive(t, nil, oneFile("a", "1"))[:1024], "neither"},
+		{"endless members", "", gzipped(t, symlinks), "files that are allowed"},
 		{"truncated", "", truncated[:len(truncated)/2], "damaged"},
 		{"broken gzip", "", gzipped(t, truncated)[:1000], "damaged"},
 		{"a blob missing", "", lacking, "lacks"},
@@ -188,6 +201,30 @@ func TestImportPath(t *testing.T) {
 	}
 	_, err := s.ImportPath(t.Context(), dir, "")
 	wantError(t, err, sandbox.KindInvalid, sandbox.CodeImageInvalid)
+}
+
+// Two imports at a time, one of which fails, do not mix their parts.
+func TestImportsAtATime(t *testing.T) {
+	s := openStore(t, nil)
+	var wg sync.WaitGroup
+	for i := range 6 {
+		data := imagetest.Archive(t, fmt.Sprintf("app:%d", i), oneFile("a", noise(200_000+i)))
+		if i%2 == 1 {
+			data = data[:len(data)-100_000]
+		}
+		wg.Go(func() {
+			if _, err := s.Import(t.Context(), bytes.NewReader(data), ""); (err == nil) != (i%2 == 0) {
+				t.Errorf("import %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	for i := 0; i < 6; i += 2 {
+		img, err := s.Lookup(t.Context(), fmt.Sprintf("app:%d", i), nil)
+		if err != nil || len(imagetest.Tree(t, img.LayerDirs[0])["a"]) != 200_000+i {
+			t.Errorf("image %d: %v", i, err)
+		}
+	}
 }
 
 // cancelReader cancels a context when it is read for the n-th time.

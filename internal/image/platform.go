@@ -15,6 +15,10 @@ func (s *Store) platform(p *sandbox.Platform) (sandbox.Platform, error) {
 	if p == nil {
 		return *s.opts.DefaultPlatform, nil
 	}
+	return normalPlatform(*p)
+}
+
+func normalPlatform(p sandbox.Platform) (sandbox.Platform, error) {
 	n := platforms.Normalize(ocispec.Platform{OS: strings.ToLower(p.OS), Architecture: strings.ToLower(p.Arch)})
 	if n.OS != "linux" {
 		return sandbox.Platform{}, sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
@@ -29,20 +33,20 @@ func (s *Store) platform(p *sandbox.Platform) (sandbox.Platform, error) {
 
 func formatPlatform(p sandbox.Platform) string { return p.OS + "/" + p.Arch }
 
-func (p platformMatcher) match(o ocispec.Platform) bool {
-	// Images of the first years of Docker may say nothing about theirs.
-	if o.OS == "" && o.Architecture == "" {
-		return true
-	}
-	return p.strict.Match(o)
-}
-
 // platformMatcher accepts exactly one platform: an amd64 sandbox does not run
 // a 386 image just because the processor could.
 type platformMatcher struct{ strict platforms.MatchComparer }
 
 func matcher(p sandbox.Platform) platformMatcher {
 	return platformMatcher{platforms.OnlyStrict(ocispec.Platform{OS: p.OS, Architecture: p.Arch})}
+}
+
+func (p platformMatcher) match(o ocispec.Platform) bool {
+	// Images of the first years of Docker may say nothing about theirs.
+	if o.OS == "" && o.Architecture == "" {
+		return true
+	}
+	return p.strict.Match(o)
 }
 
 // choose returns the manifest of an index that was built for p.

@@ -119,6 +119,12 @@ func loginID(auth *sandbox.RegistryAuth) string {
 
 func (s *Store) pull(ctx context.Context, rem *remote, p sandbox.Platform, group string, m *meter) (*Image, error) {
 	m.setPhase(PhaseResolving)
+	select {
+	case s.pulls <- struct{}{}:
+		defer func() { <-s.pulls }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	ctx, lease, err := s.lease(ctx, group)
 	if err != nil {
 		return nil, err
@@ -209,6 +215,9 @@ func (s *Store) checkSpace(want int64) error {
 	}
 	return nil
 }
+
+// maxPulls bounds the pulls under way at a time; others wait for their turn.
+const maxPulls = 16
 
 const (
 	// keepPartial is how long what a failed pull has got is kept.

@@ -54,9 +54,10 @@ type Store struct {
 	refs      refCache
 	index     *index
 	flights   flights
-	blobLock  keyedLock // one writer per blob
-	chainLock keyedLock // one unpack per layer chain
-	active    sync.Map  // IDs of leases in use, see lease
+	pulls     chan struct{} // holds one token for each pull under way
+	blobLock  keyedLock     // one writer per blob
+	chainLock keyedLock     // one unpack per layer chain
+	active    sync.Map      // IDs of leases in use, see lease
 	// recordMu serialises changes of records, so that the database follows
 	// the index in the same order.
 	recordMu  sync.Mutex
@@ -84,6 +85,11 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("opening image store: root %q is not a path", opts.Root)
 	}
 	opts.Root = root
+	platform, err := normalPlatform(*opts.DefaultPlatform)
+	if err != nil {
+		return nil, fmt.Errorf("opening image store: default platform: %w", err)
+	}
+	opts.DefaultPlatform = &platform
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("opening image store %s: unpacking layers needs root", root)
 	}
@@ -97,6 +103,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		index:     newIndex(),
 		transport: newTransport(),
 		wake:      make(chan struct{}, 1),
+		pulls:     make(chan struct{}, maxPulls),
 	}
 	s.ctx, s.cancel = context.WithCancel(scope(context.Background()))
 	if err := s.open(scope(ctx)); err != nil {
