@@ -34,6 +34,15 @@ distribution_sources() {
 			"$VERSION_CODENAME" | "$VERSION_CODENAME-updates" | "$VERSION_CODENAME-security") ;;
 			*) continue ;;
 			esac
+			# Cloud images of Debian keep their mirrors in a file; the first is
+			# taken, since the file is not in the image.
+			case $uri in
+			mirror+file:*)
+				uri=${uri#mirror+file:}
+				uri=$(grep -m1 -oE '^https?://[^[:space:]]+' "${uri%/}") || continue
+				uri=${uri%/}/
+				;;
+			esac
 			case $uri in
 			*/debian/* | */debian-security/* | */ubuntu/* | */ubuntu-ports/*) ;;
 			*) continue ;;
