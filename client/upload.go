@@ -22,8 +22,8 @@ type UploadFile struct {
 	Group string
 	// Content is read once, to its end.
 	Content io.Reader
-	// Size is the content's length; -1 when it is not known. Content that
-	// turns out shorter or longer is an error.
+	// Size is the content's length; zero or less when it is not known. Content
+	// that turns out shorter or longer than announced is an error.
 	Size int64
 }
 
@@ -99,13 +99,14 @@ func multipartBody(files []UploadFile) (body io.Reader, size int64, contentType 
 			return nil, 0, "", err
 		}
 		flush()
-		if f.Size < 0 {
+		length := contentLength(f)
+		if length < 0 {
 			parts, size = append(parts, f.Content), -1
 			continue
 		}
-		parts = append(parts, &exactReader{r: f.Content, left: f.Size, path: f.Path})
+		parts = append(parts, &exactReader{r: f.Content, left: length, path: f.Path})
 		if size >= 0 {
-			size += f.Size
+			size += length
 		}
 	}
 	if err := mw.Close(); err != nil {
@@ -113,6 +114,17 @@ func multipartBody(files []UploadFile) (body io.Reader, size int64, contentType 
 	}
 	flush()
 	return io.MultiReader(parts...), size, mw.FormDataContentType(), nil
+}
+
+// contentLength is the announced length, or that of content in memory, or -1.
+func contentLength(f *UploadFile) int64 {
+	if f.Size > 0 {
+		return f.Size
+	}
+	if inMemory, ok := f.Content.(interface{ Len() int }); ok {
+		return int64(inMemory.Len())
+	}
+	return -1
 }
 
 func partHeader(field, file, contentType string) textproto.MIMEHeader {

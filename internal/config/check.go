@@ -124,7 +124,7 @@ func (l *loader) checkSandbox(s *Sandbox) {
 		// The contract's shortest lifetime (behaviour.md 3.3).
 		l.duration("sandbox.max_timeout", s.MaxTimeout, time.Minute, 10*365*24*time.Hour)
 	}
-	l.duration("sandbox.failed_retention", s.FailedRetention, 0, 30*24*time.Hour)
+	l.duration("sandbox.failed_retention", s.FailedRetention, time.Second, 30*24*time.Hour)
 	l.between("sandbox.max_sandboxes", s.MaxSandboxes, 1, 1_000_000)
 	l.between("sandbox.max_pending", s.MaxPending, 1, 1_000_000)
 	if s.DefaultCPU != "" {

@@ -1,0 +1,250 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+func readEvents(in string) (events []string, err error) {
+	r := newEventReader(strings.NewReader(in))
+	for {
+		ev, err := r.next()
+		if err != nil {
+			return events, err
+		}
+		events = append(events, string(ev))
+	}
+}
+
+func TestEventReader(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		want     []string
+		err      error
+	}{
+		{"standard", "data: {\"a\":1}\n\ndata:{\"b\":2}\n\n", []string{`{"a":1}`, `{"b":2}`}, io.EOF},
+		{"bare", "{\"a\":1}\n\n{\"b\":2}\n", []string{`{"a":1}`, `{"b":2}`}, io.EOF},
+		{"crlf", "data: x\r\n\r\n", []string{"x"}, io.EOF},
+		{"several data lines", "data: a\ndata: b\n\n", []string{"a\nb"}, io.EOF},
+		{"comments and fields", ": hi\nevent: e\nid: 1\nretry: 2\ndata: x\n\n", []string{"x"}, io.EOF},
+		{"no last blank line", "data: x\n", []string{"x"}, io.EOF},
+		{"no last line end", "data: x", []string{"x"}, io.EOF},
+		{"bare without line end", "{}", []string{"{}"}, io.EOF},
+		{"cut off", "data: x\ndata: y", nil, io.ErrUnexpectedEOF},
+		{"empty", "", nil, io.EOF},
+		{"blank lines", "\n\n\n", nil, io.EOF},
+		{"only a comment", ": x", nil, io.EOF},
+		{"too long", "data: " + strings.Repeat("x", maxEventLine) + "\n\n", nil, errEventTooLong},
+		{"too long over many lines", strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", 5), nil, errEventTooLong},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := readEvents(c.in)
+			if fmt.Sprint(got) != fmt.Sprint(c.want) || !errors.Is(err, c.err) {
+				t.Errorf("got %q, %v, want %q, %v", got, err, c.want, c.err)
+			}
+		})
+	}
+}
+
+func FuzzEventReader(f *testing.F) {
+	for _, s := range []string{"data: {}\n\n", "{}\n", ":x\n\ndata:a\ndata:b\r\n\r\n", "data", "\x00\xff\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		events, err := readEvents(in)
+		if err == nil {
+			t.Error("the stream has no end")
+		}
+		total := 0
+		for _, ev := range events {
+			total += len(ev)
+		}
+		if total > len(in) {
+			t.Errorf("%d bytes of events out of %d of input", total, len(in))
+		}
+	})
+}
+
+// stream answers /command with events given as JSON.
+func stream(t *testing.T, events ...string) *Client {
+	return serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/sandboxes/s/proxy/44772/command" {
+			t.Errorf("unexpected %s", r.URL)
+		}
+		for _, ev := range events {
+			fmt.Fprintf(w, "data: %s\n\n", ev)
+			w.(http.Flusher).Flush()
+		}
+	})
+}
+
+func TestRun(t *testing.T) {
+	c := stream(t, `{"type":"init","text":"c1"}`, `{"type":"ping","text":"pong"}`,
+		`{"type":"stdout","text":"a"}`, `{"type":"stderr","text":"b"}`, `{"type":"stdout","text":"\n"}`,
+		`{"type":"execution_complete","execution_time":3}`)
+	var both bytes.Buffer
+	id := ""
+	res, err := c.Run(context.Background(), "s", Command{Argv: []string{"x"}},
+		Output{Stdout: &both, Stderr: &both, OnStart: func(s string) { id = s }})
+	if err != nil || res.ExitCode != 0 || res.ID != "c1" || id != "c1" {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if both.String() != "a\nb\n\n" {
+		t.Errorf("output %q is not in order", both.String())
+	}
+}
+
+func TestRunEnds(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		events []string
+		code   int
+		check  func(error) bool
+	}{
+		{"exit code", []string{`{"type":"init","text":"c"}`, `{"type":"error","error":{"ename":"CommandExecError","evalue":"3","traceback":["exit status 3"]}}`},
+			3, func(err error) bool { return err == nil }},
+		{"signal", []string{`{"type":"error","error":{"evalue":"-1"}}`}, -1, func(err error) bool { return err == nil }},
+		{"not started", []string{`{"type":"error","error":{"ename":"E","evalue":"fork/exec /x: no such file"}}`},
+			-1, func(err error) bool { var ce *CommandError; return errors.As(err, &ce) && ce.Name == "E" }},
+		{"no reason", []string{`{"type":"error"}`}, -1, func(err error) bool { var ce *CommandError; return errors.As(err, &ce) }},
+		{"cut off", []string{`{"type":"init","text":"c"}`, `{"type":"stdout","text":"x"}`}, -1, func(err error) bool { return errors.Is(err, ErrConnectionLost) }},
+		{"nothing", nil, -1, func(err error) bool { return errors.Is(err, ErrConnectionLost) }},
+		{"garbage", []string{`{"type":`}, -1, func(err error) bool { return err != nil }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			res, err := stream(t, c.events...).Run(context.Background(), "s", Command{Shell: "x"}, Output{})
+			if res == nil || res.ExitCode != c.code || !c.check(err) {
+				t.Errorf("%+v, %v", res, err)
+			}
+		})
+	}
+}
+
+func TestRunBody(t *testing.T) {
+	var got commandBody
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewDecoder(r.Body).Decode(&got)
+		fmt.Fprint(w, "data: {\"type\":\"init\",\"text\":\"c9\"}\n\ndata: {\"type\":\"execution_complete\"}\n\n")
+	})
+	uid := uint32(0)
+	id, err := c.Start(context.Background(), "s", Command{Argv: []string{"a", "b"}, Cwd: "/x", UID: &uid, Timeout: 1500 * time.Millisecond, Env: map[string]string{"K": "v"}})
+	if err != nil || id != "c9" {
+		t.Fatalf("%q, %v", id, err)
+	}
+	if !got.Background || got.Timeout != 1500 || got.UID == nil || *got.UID != 0 || got.Command != "" || len(got.Argv) != 2 || got.Envs["K"] != "v" {
+		t.Errorf("body %+v", got)
+	}
+	for _, bad := range []Command{{}, {Shell: "x", Argv: []string{"y"}}, {Shell: "x", GID: &uid}, {Shell: "x", Timeout: time.Microsecond}} {
+		if _, err := c.Run(context.Background(), "s", bad, Output{}); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestRunStopsWhenTheWriterFails(t *testing.T) {
+	c := stream(t, `{"type":"stdout","text":"a"}`, `{"type":"execution_complete"}`)
+	if _, err := c.Run(context.Background(), "s", Command{Shell: "x"}, Output{Stdout: failingWriter{}}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// quiet is a sandbox whose stream says nothing after its first event.
+func quiet(t *testing.T, state func() string) *Client {
+	return serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/command"):
+			fmt.Fprint(w, "data: {\"type\":\"init\",\"text\":\"c\"}\n\n")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		case strings.HasSuffix(r.URL.Path, "/ping"):
+		default:
+			reply(w, 200, map[string]any{"id": "s", "status": map[string]any{"state": state()}})
+		}
+	}, func(o *Options) { o.StreamIdleTimeout = 10 * time.Millisecond })
+}
+
+func TestSilentStreamIsGivenUp(t *testing.T) {
+	for _, state := range []string{StateRunning, StateFailed} {
+		c := quiet(t, func() string { return state })
+		if _, err := c.Run(context.Background(), "s", Command{Shell: "x"}, Output{}); !errors.Is(err, ErrConnectionLost) {
+			t.Errorf("%s: error %v", state, err)
+		}
+	}
+}
+
+func TestSilentStreamOfAPausedSandboxIsWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	asked := 0
+	enough := errors.New("enough")
+	c := quiet(t, func() string {
+		if asked++; asked == 3 {
+			cancel(enough)
+		}
+		return StatePaused
+	})
+	if _, err := c.Run(ctx, "s", Command{Shell: "x"}, Output{}); !errors.Is(err, enough) {
+		t.Errorf("a paused sandbox was given up: %v", err)
+	}
+}
+
+func TestCancelledRunReturnsAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := quiet(t, func() string { return StatePaused })
+	_, err := c.Run(ctx, "s", Command{Shell: "x"}, Output{OnStart: func(string) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCommandLogsCursor(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("cursor") != "7" {
+			t.Errorf("query %s", r.URL.RawQuery)
+		}
+		w.Header().Set("EXECD-COMMANDS-TAIL-CURSOR", "12")
+		fmt.Fprint(w, "a\x00b\xff\n")
+	})
+	var out bytes.Buffer
+	next, err := c.CommandLogs(context.Background(), "s", "c", 7, &out)
+	if err != nil || next != 12 || out.String() != "a\x00b\xff\n" {
+		t.Errorf("%d, %v, %q", next, err, out.String())
+	}
+}
+
+func TestSession(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method + " " + strings.TrimPrefix(r.URL.Path, "/v1/sandboxes/s/proxy/44772") {
+		case "POST /session":
+			reply(w, 200, map[string]string{"session_id": "q"})
+		case "POST /session/q/run":
+			fmt.Fprint(w, "{\"type\":\"init\",\"text\":\"q\"}\n\n{\"type\":\"stdout\",\"text\":\"hi\"}\n\n{\"type\":\"execution_complete\"}\n\n")
+		case "DELETE /session/q":
+		default:
+			t.Errorf("unexpected %s %s", r.Method, r.URL)
+		}
+	})
+	ctx := context.Background()
+	id, err := c.CreateSession(ctx, "s", "/")
+	if err != nil || id != "q" {
+		t.Fatalf("%q, %v", id, err)
+	}
+	var out bytes.Buffer
+	if res, err := c.RunInSession(ctx, "s", id, SessionCommand{Shell: "x"}, Output{Stdout: &out}); err != nil || res.ExitCode != 0 || out.String() != "hi\n" {
+		t.Errorf("%+v, %v, %q", res, err, out.String())
+	}
+	if err := c.DeleteSession(ctx, "s", id); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paddock-sandbox/paddock/client"
+	"github.com/paddock-sandbox/paddock/internal/config"
+)
+
+// nameKey is the metadata key that --name sets.
+const nameKey = "name"
+
+// createFlags are the flags of the commands that make a sandbox.
+type createFlags struct {
+	env, volumes, metadata []string
+	memory, cpu, platform  string
+	name                   string
+	pids                   int
+	timeout                time.Duration
+	registryUser           string
+}
+
+func (f *createFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE, or NAME to pass on its value here")
+	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "NAME:/PATH[:ro] for a named volume, /HOST/DIR:/PATH[:ro] for a directory that the server allows")
+	fs.StringArrayVarP(&f.metadata, "metadata", "l", nil, "KEY=VALUE to find the sandbox by")
+	fs.StringVar(&f.name, "name", "", "the same as --metadata name=NAME")
+	fs.StringVar(&f.memory, "memory", "", `memory limit, such as "512Mi"`)
+	fs.StringVar(&f.cpu, "cpu", "", `CPU limit, such as "500m" or "2"`)
+	fs.IntVar(&f.pids, "pids", 0, "limit of processes and threads")
+	fs.DurationVar(&f.timeout, "timeout", 0, "lifetime, at least 1m")
+	fs.StringVar(&f.platform, "platform", "", "platform of the image, such as linux/amd64")
+	fs.StringVar(&f.registryUser, "registry-user", "", "user name for the registry; its password is read from $PADDOCK_REGISTRY_PASSWORD")
+}
+
+// request makes the create request; what the server would refuse anyway is left
+// to it, so that there is one set of rules.
+func (f *createFlags) request(cmd *cobra.Command, a *app, image string) (client.CreateRequest, error) {
+	r := client.CreateRequest{Image: image, Timeout: f.timeout, ResourceLimits: map[string]string{}}
+	var err error
+	if r.Env, err = a.envFlags(cmd, f.env); err != nil {
+		return r, err
+	}
+	if r.Metadata, err = pairs(cmd, "metadata", f.metadata); err != nil {
+		return r, err
+	}
+	if f.name != "" {
+		r.Metadata[nameKey] = f.name
+	}
+	if f.timeout != 0 && f.timeout < time.Minute {
+		return r, usagef(cmd, "--timeout %s: the shortest lifetime is 1m", f.timeout)
+	}
+	if f.memory != "" {
+		if _, err := config.ParseSize(f.memory); err != nil {
+			return r, usagef(cmd, "--memory %q: %s", f.memory, err)
+		}
+		r.ResourceLimits["memory"] = f.memory
+	}
+	if f.cpu != "" {
+		if _, err := config.ParseCPU(f.cpu); err != nil {
+			return r, usagef(cmd, "--cpu %q: %s", f.cpu, err)
+		}
+		r.ResourceLimits["cpu"] = f.cpu
+	}
+	if f.pids != 0 {
+		r.ResourceLimits["pids"] = strconv.Itoa(f.pids)
+	}
+	for i, v := range f.volumes {
+		vol, err := parseVolume(v)
+		if err != nil {
+			return r, usagef(cmd, "--volume %q: %s", v, err)
+		}
+		vol.Name = fmt.Sprintf("v%d", i)
+		r.Volumes = append(r.Volumes, vol)
+	}
+	if r.Platform, err = parsePlatform(cmd, f.platform); err != nil {
+		return r, err
+	}
+	r.Auth = a.registryAuth(f.registryUser)
+	return r, nil
+}
+
+// registryAuth takes the password from the environment, because a flag shows it
+// to every user of the machine.
+func (a *app) registryAuth(user string) *client.RegistryAuth {
+	if user == "" {
+		return nil
+	}
+	return &client.RegistryAuth{Username: user, Password: a.env("PADDOCK_REGISTRY_PASSWORD")}
+}
+
+func parsePlatform(cmd *cobra.Command, s string) (*client.Platform, error) {
+	if s == "" {
+		return nil, nil
+	}
+	osName, arch, ok := strings.Cut(s, "/")
+	if !ok || osName == "" || arch == "" {
+		return nil, usagef(cmd, "--platform %q: want OS/ARCH, such as linux/amd64", s)
+	}
+	return &client.Platform{OS: osName, Arch: arch}, nil
+}
+
+// envFlags reads NAME=VALUE, or NAME whose value is taken from here.
+func (a *app) envFlags(cmd *cobra.Command, list []string) (map[string]string, error) {
+	env := map[string]string{}
+	for _, kv := range list {
+		name, value, set := strings.Cut(kv, "=")
+		if name == "" {
+			return nil, usagef(cmd, "--env %q: want NAME=VALUE or NAME", kv)
+		}
+		if !set {
+			var ok bool
+			if value, ok = os.LookupEnv(name); !ok {
+				continue // as with other container tools: not set here, not set there
+			}
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+func pairs(cmd *cobra.Command, flag string, list []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, kv := range list {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, usagef(cmd, "--%s %q: want KEY=VALUE", flag, kv)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+// parseVolume reads SOURCE:/PATH[:ro]. A source with a slash is a directory of
+// the host, one without is a named volume.
+func parseVolume(s string) (client.Volume, error) {
+	var vol client.Volume
+	parts := strings.Split(s, ":")
+	if len(parts) == 3 {
+		switch parts[2] {
+		case "ro":
+			vol.ReadOnly = true
+		case "rw":
+		default:
+			return vol, fmt.Errorf("the last part is %q, want ro or rw", parts[2])
+		}
+		parts = parts[:2]
+	}
+	if len(parts) != 2 || parts[0] == "" || !path.IsAbs(parts[1]) {
+		return vol, fmt.Errorf("want NAME:/PATH[:ro] or /HOST/DIR:/PATH[:ro]")
+	}
+	vol.MountPath = parts[1]
+	switch {
+	case filepath.IsAbs(parts[0]):
+		vol.Host = &client.HostVolume{Path: filepath.Clean(parts[0])}
+	case strings.Contains(parts[0], "/"):
+		return vol, fmt.Errorf("the host directory %q is relative, want an absolute path", parts[0])
+	default:
+		vol.PVC = &client.PVC{ClaimName: parts[0]}
+	}
+	return vol, nil
+}

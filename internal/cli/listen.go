@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/config"
+)
+
+// running is a server that accepts requests.
+type running struct {
+	http   *http.Server
+	info   serverInfo
+	file   string // server.json
+	lock   *dataLock
+	stack  *stack
+	failed chan error
+}
+
+// start locks the data directory, opens the stack and listens. key is the API
+// key, empty for none. command is set when the server lives inside a command.
+func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command string, log *slog.Logger) (_ *running, err error) {
+	r := &running{lock: lock, file: filepath.Join(cfg.Storage.DataDir, serverFile), failed: make(chan error, 1)}
+	// Left by a server that was killed: nobody may be sent to it.
+	if err := os.Remove(r.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing the traces of the last server: %w", err)
+	}
+	// Bound before the stack opens, so that an address in use costs nothing.
+	l, err := net.Listen("tcp", cfg.Server.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("server.listen (%s): %w", cfg.Source("server.listen"), err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	r.info = serverInfo{URL: "http://" + reachable(l.Addr()), PID: os.Getpid(), APIKey: key, Command: command}
+	if cfg.Server.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.Server.TLSCert, cfg.Server.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("server.tls_cert and server.tls_key (%s): %w", cfg.Source("server.tls_cert"), err)
+		}
+		sum := sha256.Sum256(cert.Certificate[0])
+		r.info.URL, r.info.CertSHA256 = "https://"+reachable(l.Addr()), hex.EncodeToString(sum[:])
+		// HTTP/1.1 only: upgrades and streams through the gateway need it.
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	}
+	if r.stack, err = openStack(ctx, cfg, key, log); err != nil {
+		return nil, err
+	}
+	r.http = r.stack.api.HTTPServer()
+	go func() { r.failed <- r.http.Serve(l) }()
+	data, err := json.Marshal(r.info)
+	if err == nil {
+		err = writePrivate(r.file, append(data, '\n'))
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.http.Close(), r.stack.close())
+	}
+	return r, nil
+}
+
+// reachable is the address at which commands on this machine reach a listener.
+func reachable(a net.Addr) string {
+	t := a.(*net.TCPAddr)
+	ip := t.IP
+	if ip.IsUnspecified() {
+		ip = net.IPv4(127, 0, 0, 1)
+		if t.IP.To4() == nil {
+			ip = net.IPv6loopback
+		}
+	}
+	return (&net.TCPAddr{IP: ip, Port: t.Port}).String()
+}
+
+// stop lets requests in flight finish for as long as drain allows, then closes
+// everything in reverse and unlocks the data directory.
+func (r *running) stop(drain time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	errs := []error{os.Remove(r.file)}
+	// Streams have no end of their own, so running out of time is no failure;
+	// their clients come back to the next server.
+	if err := r.stack.api.Drain(ctx, r.http); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		errs = append(errs, err)
+	}
+	errs = append(errs, r.stack.close(), r.lock.release())
+	return errors.Join(errs...)
+}

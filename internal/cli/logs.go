@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/paddock-sandbox/paddock/client"
+)
+
+// execPoll is how often the output of a detached command is asked for; the API
+// has no stream of it.
+const execPoll = 200 * time.Millisecond
+
+func (a *app) logsCommand() *cobra.Command {
+	var o client.LogOptions
+	var since, execID string
+	cmd := &cobra.Command{
+		Use:   "logs ID",
+		Short: "Show what a sandbox's entrypoint, or a detached command, has printed",
+		Example: `  paddock logs -f --tail 20 $id
+  paddock logs --since 10m -t $id
+  paddock logs -f --exec $command $id`,
+		Args: args(1, 1, "ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if o.Since, err = parseSince(cmd, since, time.Now()); err != nil {
+				return err
+			}
+			if o.Tail < 0 {
+				return usagef(cmd, "--tail %d: want 0 for all, or a number of lines", o.Tail)
+			}
+			conn, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.close()
+			if execID != "" {
+				return a.commandLogs(cmd.Context(), conn, args[0], execID, o.Follow)
+			}
+			r, err := conn.Logs(cmd.Context(), args[0], o)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			_, err = io.Copy(a.streams.Out, r)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.Follow, "follow", "f", false, "go on until it has ended")
+	f.IntVarP(&o.Tail, "tail", "n", 0, "only this many last lines")
+	f.StringVar(&since, "since", "", "only what is newer: a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
+	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "begin each line with its time")
+	f.StringVar(&execID, "exec", "", "show this command, whose id `paddock exec -d` printed")
+	return cmd
+}
+
+func parseSince(cmd *cobra.Command, s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return t, usagef(cmd, "--since %q: want a duration such as 10m or a time such as 2026-01-02T15:04:05Z", s)
+	}
+	return t, nil
+}
+
+// commandLogs copies a detached command's output, exact to the byte.
+func (a *app) commandLogs(ctx context.Context, c *connection, id, commandID string, follow bool) error {
+	tick := time.NewTicker(execPoll)
+	defer tick.Stop()
+	for cursor := int64(0); ; {
+		// Asked before the output, so that none is missed at the end.
+		st, err := c.CommandStatus(ctx, id, commandID)
+		if err != nil {
+			return err
+		}
+		if cursor, err = c.CommandLogs(ctx, id, commandID, cursor, a.streams.Out); err != nil {
+			return err
+		}
+		if !follow || !st.Running {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/engine/local"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+	"github.com/paddock-sandbox/paddock/internal/server"
+	"github.com/paddock-sandbox/paddock/internal/store"
+)
+
+// managerCloseTimeout bounds the wait for creates that are under way when a
+// server stops. What is not finished by then, the next start finishes.
+const managerCloseTimeout = 10 * time.Second
+
+// stack is everything behind the listening socket, from the images up.
+type stack struct {
+	api *server.Server
+	// closers undo what open did, in reverse.
+	closers []func() error
+}
+
+// openStack opens images, engine, records, manager and API, in that order. The
+// context bounds the opening only. The data directory is locked by the caller.
+func openStack(ctx context.Context, cfg *config.Loaded, key string, log *slog.Logger) (_ *stack, err error) {
+	s := &stack{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	images, err := openImages(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, images.Close)
+
+	o, err := engineOptions(cfg, images, log)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := local.New(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("starting the engine: %w", err)
+	}
+	s.closers = append(s.closers, engine.Close)
+
+	records, err := store.Open(recordsPath(cfg))
+	if err != nil {
+		return nil, fmt.Errorf("opening the records: %w", err)
+	}
+	s.closers = append(s.closers, records.Close)
+
+	manager, err := sandbox.NewManager(ctx, sandbox.Options{
+		Engine: engine, Store: records, Logger: log,
+		FailedRetention: time.Duration(cfg.Sandbox.FailedRetention),
+		MaxTimeout:      time.Duration(cfg.Sandbox.MaxTimeout),
+		MaxSandboxes:    cfg.Sandbox.MaxSandboxes,
+		MaxPending:      cfg.Sandbox.MaxPending,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("taking over the sandboxes: %w", err)
+	}
+	s.closers = append(s.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), managerCloseTimeout)
+		defer cancel()
+		return manager.Close(ctx)
+	})
+
+	api, err := server.New(server.Options{
+		Manager: manager, Images: images,
+		APIKey: key, NoAuth: cfg.Server.InsecureNoAuth,
+		PublicHost: cfg.Server.PublicHost,
+		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),
+		Origins:    cfg.Server.CORSOrigins,
+		Version:    Version, Logger: log,
+		Limits: server.Limits{Body: int64(cfg.Server.MaxBodyBytes)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting the API: %w", err)
+	}
+	s.api = api
+	s.closers = append(s.closers, func() error { api.Close(); return nil })
+	return s, nil
+}
+
+// close undoes openStack. Sandboxes run on.
+func (s *stack) close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+func recordsPath(cfg *config.Loaded) string {
+	return filepath.Join(cfg.Storage.DataDir, "paddock.db")
+}
+
+func openImages(ctx context.Context, cfg *config.Loaded, log *slog.Logger) (*image.Store, error) {
+	images, err := image.Open(ctx, image.Options{
+		Root:                   filepath.Join(cfg.Storage.DataDir, "images"),
+		ResolveTimeout:         time.Duration(cfg.Image.ResolveTimeout),
+		MaxUnpackedBytes:       int64(cfg.Image.MaxUnpackedBytes),
+		MaxConcurrentDownloads: cfg.Image.Downloads,
+		DockerConfig:           cfg.Image.DockerConfig,
+		PlainHTTP:              cfg.Image.PlainHTTP,
+		MinFreeBytes:           int64(cfg.Storage.MinFree),
+		Logger:                 log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the images: %w", err)
+	}
+	return images, nil
+}
+
+// engineOptions translates the configuration, which has been checked, so that
+// errors here are bugs.
+func engineOptions(cfg *config.Loaded, images *image.Store, log *slog.Logger) (local.Options, error) {
+	o := local.Options{
+		DataDir: cfg.Storage.DataDir, RunDir: cfg.Storage.RunDir, Images: images,
+		PoolSize: cfg.Pool.Size, PoolWorkers: cfg.Pool.RefillWorkers,
+		AllowedHostPaths: cfg.Storage.AllowedHostPaths,
+		OCIRuntime:       cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path,
+		Defaults: sandbox.Limits{
+			MemoryBytes: int64(cfg.Sandbox.DefaultMemory),
+			PIDs:        int64(cfg.Sandbox.DefaultPIDs),
+		},
+		MinFreeBytes: int64(cfg.Storage.MinFree),
+		Logger:       log,
+	}
+	var err error
+	if cfg.Sandbox.DefaultCPU != "" {
+		if o.Defaults.CPUMillis, err = config.ParseCPU(cfg.Sandbox.DefaultCPU); err != nil {
+			return o, fmt.Errorf("sandbox.default_cpu: %w", err)
+		}
+	}
+	if o.Subnet, err = netip.ParsePrefix(cfg.Network.Subnet); err != nil {
+		return o, fmt.Errorf("network.subnet: %w", err)
+	}
+	for _, r := range cfg.Network.AllowedRanges {
+		p, err := netip.ParsePrefix(r)
+		if err != nil {
+			return o, fmt.Errorf("network.allowed_ranges: %w", err)
+		}
+		o.AllowedRanges = append(o.AllowedRanges, p)
+	}
+	for _, d := range cfg.Network.DNSUpstreams {
+		a, err := config.ParseDNSUpstream(d)
+		if err != nil {
+			return o, fmt.Errorf("network.dns_upstreams: %w", err)
+		}
+		o.DNSUpstreams = append(o.DNSUpstreams, a.String())
+	}
+	return o, nil
+}
+
+// dropRecords removes every record, for sandboxes that are no more.
+func dropRecords(ctx context.Context, cfg *config.Loaded) error {
+	records, err := store.Open(recordsPath(cfg))
+	if err != nil {
+		return fmt.Errorf("opening the records: %w", err)
+	}
+	all, err := records.All(ctx)
+	errs := []error{err}
+	for _, sb := range all {
+		errs = append(errs, records.Delete(ctx, sb.ID))
+	}
+	return errors.Join(append(errs, records.Close())...)
+}
