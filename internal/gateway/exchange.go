@@ -97,7 +97,7 @@ func (b *requestBody) finish(w http.ResponseWriter) {
 	if b == nil || b.ended.Load() {
 		return
 	}
-	b.early(w) // for the error answer, if that is still to come
+	b.early(w)                                                         // for the error answer, if that is still to come
 	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // wakes a Read that waits
 	b.r.Close()
 }

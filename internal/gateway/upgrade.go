@@ -15,6 +15,10 @@ import (
 // handshakeTimeout bounds writing the answer of an upgrade to the client.
 const handshakeTimeout = 10 * time.Second
 
+// farewell is how long one side of a WebSocket may take to end after the other
+// has. Closing at once could destroy bytes that are still on their way.
+const farewell = 5 * time.Second
+
 // upgrade is a request to change protocols. When the sandbox agrees, the two
 // connections become one tunnel; otherwise its answer is an ordinary one.
 func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Request, t *Target, protocol string) (int, error) {
@@ -113,13 +117,20 @@ func answerUpgrade(client net.Conn, w *bufio.Writer, h http.Header, resp *http.R
 	return client.SetWriteDeadline(time.Time{})
 }
 
-// tunnel copies both ways until both have ended. With halves the end of one
-// direction is passed on as such, since the other may go on; a WebSocket is over
-// with either of its directions, and so is every tunnel with an error.
+// tunnel copies both ways until both have ended. The end of one direction is
+// passed on as such. With halves the other may go on for ever; otherwise, as
+// with WebSocket, it has a moment to say good-bye. An error ends both.
 func tunnel(client net.Conn, fromClient io.Reader, stream io.ReadWriteCloser, backend *conn, halves bool) {
-	over := func() {
+	broken := func() {
 		client.Close()
 		backend.Close()
+	}
+	ended := func() {
+		if !halves {
+			limit := time.Now().Add(farewell)
+			_ = client.SetReadDeadline(limit)
+			_ = backend.SetReadDeadline(limit)
+		}
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -127,16 +138,18 @@ func tunnel(client net.Conn, fromClient io.Reader, stream io.ReadWriteCloser, ba
 			_, err := stream.Write(p)
 			return err
 		})
-		if err != nil || !halves || backend.CloseWrite() != nil {
-			over()
+		if err != nil || backend.CloseWrite() != nil {
+			broken()
 		}
+		ended()
 	})
 	err := pump(stream, func(p []byte) error {
 		_, err := client.Write(p)
 		return err
 	})
-	if half, ok := client.(interface{ CloseWrite() error }); err != nil || !halves || !ok || half.CloseWrite() != nil {
-		over()
+	if half, ok := client.(interface{ CloseWrite() error }); err != nil || !ok || half.CloseWrite() != nil {
+		broken()
 	}
+	ended()
 	wg.Wait()
 }

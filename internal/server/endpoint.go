@@ -1,0 +1,161 @@
+package server
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/paddock-sandbox/paddock/api"
+	"github.com/paddock-sandbox/paddock/internal/gateway"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// getEndpoint tells where a port can be reached: always through this server. It
+// answers for a sandbox that is still being made, because clients ask right
+// after the create and take any error for the end (behaviour.md 23.2). For one
+// that has ended it says why, so that they need not find out by polling.
+func (s *Server) getEndpoint(r *request) error {
+	q, err := r.query()
+	if err != nil {
+		return err
+	}
+	port, err := parsePort(r.args[1])
+	if err != nil {
+		return err
+	}
+	if _, err := queryBool(q, "use_server_proxy"); err != nil {
+		return err
+	}
+	if q.Get("expires") != "" {
+		return invalid(sandbox.CodeNotSupported, "expires is not supported by this server yet. Leave it out; the endpoint is valid while the sandbox lives.")
+	}
+	sb, err := s.get(r)
+	if err != nil {
+		return err
+	}
+	if sb.Status.State.Ended() {
+		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
+			sb.ID, sb.Status.State, sb.Status.Reason, sb.Status.Message)
+	}
+	writeJSON(r.w, http.StatusOK, api.Endpoint{
+		Endpoint: s.publicHost(r.Request) + r.mount + "/sandboxes/" + sb.ID + "/proxy/" + strconv.Itoa(port),
+		Headers:  map[string]string{"OpenSandbox-Secure-Access": sb.Token},
+	})
+	return nil
+}
+
+// publicHost is the address under which the client can reach this server.
+func (s *Server) publicHost(r *http.Request) string {
+	if s.opts.PublicHost != "" {
+		return strings.TrimRight(s.opts.PublicHost, "/")
+	}
+	if r.Host != "" {
+		return r.Host
+	}
+	// HTTP/1.0 without Host.
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return addr.String()
+	}
+	return "localhost"
+}
+
+func parsePort(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || !digits(text) || n < 1 || n > 65535 {
+		return 0, invalid(sandbox.CodeInvalidPort, "The port in the path is %s; it must be a number from 1 to 65535.", quote(text))
+	}
+	return n, nil
+}
+
+// proxyPattern is what metrics and logs call the way into sandboxes.
+const proxyPattern = "/sandboxes/{id}/proxy/{port}"
+
+// proxyPath is the path of a request to a port, in its escaped form.
+type proxyPath struct {
+	id, port string
+	prefix   string // up to and with the port
+	rest     string // what follows, with its slash; "/" for nothing
+}
+
+// parseProxyPath recognises [/v1]/sandboxes/{id}/proxy/{port}[/…]. The path is
+// neither cleaned nor unescaped: it belongs to the program in the sandbox.
+func parseProxyPath(path string) (p proxyPath, ok bool) {
+	rest, ok := strings.CutPrefix(path, "/v1/sandboxes/")
+	if !ok {
+		if rest, ok = strings.CutPrefix(path, "/sandboxes/"); !ok {
+			return p, false
+		}
+	}
+	if p.id, rest, ok = strings.Cut(rest, "/"); !ok {
+		return p, false
+	}
+	if rest, ok = strings.CutPrefix(rest, "proxy/"); !ok {
+		return p, false
+	}
+	p.port = rest
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		p.port, p.rest = rest[:i], rest[i:]
+	}
+	p.prefix = path[:len(path)-len(p.rest)]
+	if p.rest == "" {
+		p.rest = "/"
+	}
+	return p, true
+}
+
+// proxy checks whether a request may go into a sandbox and sends it there.
+func (s *Server) proxy(r *request, p proxyPath) (int, error) {
+	if s.streams.Add(1) > s.opts.Limits.Streams {
+		s.streams.Add(-1)
+		return 0, errOverloaded()
+	}
+	defer s.streams.Add(-1)
+	streaming(r.w)
+	r.args = []string{p.id}
+	id, err := r.sandboxID()
+	var sb *sandbox.Sandbox
+	if err == nil {
+		sb, err = s.manager.Get(id)
+	}
+	token := ""
+	if err == nil {
+		token = sb.Token
+	}
+	// Before anything else, so that strangers do not learn which ids exist.
+	if !s.mayReach(r.Request, token) {
+		return 0, errSecureAccess()
+	}
+	if err != nil {
+		return 0, err
+	}
+	port, err := parsePort(p.port)
+	if err != nil {
+		return 0, err
+	}
+	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
+		return 0, &httpError{status: http.StatusMethodNotAllowed, code: codeMethod, allow: proxyAllow,
+			message: "Methods CONNECT and TRACE are not passed on. Allowed: " + proxyAllow + "."}
+	}
+	s.renewOnAccess(r, sb)
+	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
+		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
+		Hold: sb.Status.State != sandbox.Running,
+	})
+}
+
+const proxyAllow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+// renewOnAccess prolongs sandboxes that asked for it (behaviour.md 17).
+func (s *Server) renewOnAccess(r *request, sb *sandbox.Sandbox) {
+	if _, asked := sb.Spec.Extensions[extensionRenew]; !asked {
+		return
+	}
+	if v := r.Header[headerAccessRenew]; len(v) > 0 && v[0] == "skip" {
+		return
+	}
+	if err := s.manager.RenewOnAccess(r.Context(), sb.ID); err != nil {
+		// The request itself is none the worse for it.
+		s.log.Warn("a sandbox could not be renewed on access", "sandbox", sb.ID, "error", err)
+	}
+}
