@@ -63,7 +63,7 @@ func TestCrash(t *testing.T) {
 	registry := imagetest.StartRegistry(t, imagetest.RegistryOptions{})
 	name := registry.Push(t, imagetest.Layout(t, "", crashImage()), "app", "v1")
 	root := filepath.Join(t.TempDir(), "images")
-	rounds := 10
+	rounds := 6
 	if testing.Short() {
 		rounds = 3
 	}

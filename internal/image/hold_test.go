@@ -113,7 +113,7 @@ func TestHoldProperties(t *testing.T) {
 		images := map[string]*Image{}         // digest → image, all ever seen
 		holder := rapid.SampledFrom([]string{"a", "b"})
 		name := rapid.SampledFrom([]string{"x:1", "y:1"})
-		for range rapid.IntRange(1, 10).Draw(rt, "steps") {
+		for range rapid.IntRange(1, 6).Draw(rt, "steps") {
 			switch rapid.SampledFrom([]string{"import", "hold", "unhold", "remove", "prune", "restart"}).Draw(rt, "step") {
 			case "import":
 				n := name.Draw(rt, "name")
