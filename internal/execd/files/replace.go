@@ -1,0 +1,138 @@
+package files
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/answer"
+)
+
+type replacement struct {
+	Old *string `json:"old"`
+	New string  `json:"new"`
+}
+
+type replaced struct {
+	Count int `json:"replacedCount"`
+}
+
+// replace replaces all occurrences of a text in files, streaming them.
+func (a *API) replace(w http.ResponseWriter, r *http.Request) {
+	var body map[string]replacement
+	if !answer.Decode(w, r, &body) {
+		return
+	}
+	type job struct{ asked, path, old, new string }
+	var jobs []job
+	for asked, rep := range body {
+		path, ok := a.path(w, asked)
+		if !ok {
+			return
+		}
+		if rep.Old == nil || *rep.Old == "" {
+			answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "%s: \"old\" is empty; give the text to replace.", asked)
+			return
+		}
+		jobs = append(jobs, job{asked, path, *rep.Old, rep.New})
+	}
+	out := map[string]replaced{}
+	for _, j := range jobs {
+		n, err := replaceIn(j.path, []byte(j.old), []byte(j.new))
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		out[j.asked] = replaced{n}
+	}
+	if verbose, _ := strconv.ParseBool(r.URL.Query().Get("verbose")); verbose {
+		answer.JSON(w, http.StatusOK, out)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+func replaceIn(path string, old, new []byte) (int, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case st.IsDir():
+		return 0, &os.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
+	case !st.Mode().IsRegular():
+		return 0, &os.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
+	}
+	s := &substituter{in: bufio.NewReaderSize(f, max(writeBuffer, 2*len(old))), old: old, new: new}
+	// A first pass that finds nothing leaves the file untouched.
+	if n, err := s.count(); err != nil || n == 0 {
+		return 0, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	s.in.Reset(f)
+	s.n = 0
+	if err := write(path, s, resolved{uid: -1, gid: -1}); err != nil {
+		return 0, err
+	}
+	return s.n, nil
+}
+
+// substituter reads its input with every occurrence of old replaced by new.
+type substituter struct {
+	in       *bufio.Reader
+	old, new []byte
+	out      []byte // what is ready to be read
+	n        int
+}
+
+func (s *substituter) count() (int, error) {
+	_, err := io.Copy(io.Discard, s)
+	return s.n, err
+}
+
+func (s *substituter) Read(p []byte) (int, error) {
+	for len(s.out) == 0 {
+		if err := s.more(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.out)
+	s.out = s.out[n:]
+	return n, nil
+}
+
+// more takes the next stretch of input: up to an occurrence, or as far as no
+// occurrence can begin.
+func (s *substituter) more() error {
+	window, err := s.in.Peek(s.in.Size())
+	if len(window) == 0 {
+		return err
+	}
+	if i := bytes.Index(window, s.old); i >= 0 {
+		s.out = append(append([]byte{}, window[:i]...), s.new...)
+		s.n++
+		_, derr := s.in.Discard(i + len(s.old))
+		return derr
+	}
+	take := len(window)
+	if err == nil {
+		take -= len(s.old) - 1
+	} else if !errors.Is(err, io.EOF) {
+		return err
+	}
+	s.out = append([]byte{}, window[:take]...)
+	_, derr := s.in.Discard(take)
+	return derr
+}
