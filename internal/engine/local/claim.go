@@ -201,7 +201,7 @@ func startError(err error) error {
 	var refused *claimError
 	if errors.As(err, &refused) {
 		return &sandbox.Error{Kind: sandbox.KindInvalid, Code: sandbox.CodeInvalidEntrypoint,
-			Reason: sandbox.ReasonEntrypointFailed, Message: "The entrypoint could not be started: " + refused.Message, Err: err}
+			Reason: sandbox.ReasonEntrypointFailed, Message: "The entrypoint could not be started: " + refused.answer.Message, Err: err}
 	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return &sandbox.Error{Kind: sandbox.KindUnavailable, Code: sandbox.CodeStartFailed, Reason: sandbox.ReasonStartFailed,

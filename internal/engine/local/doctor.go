@@ -53,7 +53,7 @@ func Doctor(ctx context.Context, o DoctorOptions) []Check {
 		checkRuntime(ctx, o), checkExecd(), checkDataDir(o.DataDir), checkRunDir(o.RunDir),
 	}
 	checks = append(checks, checkCgroups()...)
-	checks = append(checks, checkNetwork(o.Subnet)...)
+	checks = append(checks, checkNetwork(ctx, o.Subnet)...)
 	return append(checks, checkFiles(), checkPIDs())
 }
 
@@ -236,14 +236,14 @@ func checkCgroups() []Check {
 	return out
 }
 
-func checkNetwork(subnet netip.Prefix) []Check {
-	problems := network.Problems(subnet)
+func checkNetwork(ctx context.Context, subnet netip.Prefix) []Check {
+	problems := network.Problems(ctx, network.Options{Name: "0", Subnet: slotSubnet(subnet, 0)})
 	if len(problems) == 0 {
 		return []Check{{Name: "network", OK: true, Detail: "veth, nf_tables and forwarding are available", Required: true}}
 	}
 	var out []Check
 	for _, p := range problems {
-		out = append(out, Check{Name: "network", Detail: p.What, Remedy: p.Remedy, Cost: p.Cost, Required: p.Fatal})
+		out = append(out, Check{Name: "network", Detail: p.What, Remedy: p.Remedy, Cost: p.Cost})
 	}
 	return out
 }

@@ -105,9 +105,9 @@ func (c *execdConn) ping(ctx context.Context) error {
 }
 
 // claimError is execd's refusal of a claim.
-type claimError struct{ hostapi.Error }
+type claimError struct{ answer hostapi.Error }
 
-func (e *claimError) Error() string { return e.Message }
+func (e *claimError) Error() string { return e.answer.Message }
 
 func (c *execdConn) claim(ctx context.Context, claim *hostapi.Claim) error {
 	body, err := json.Marshal(claim)
@@ -122,7 +122,7 @@ func (c *execdConn) claim(ctx context.Context, claim *hostapi.Claim) error {
 		return nil
 	}
 	refused := &claimError{}
-	if err := json.Unmarshal(answer, &refused.Error); err != nil || refused.Message == "" {
+	if err := json.Unmarshal(answer, &refused.answer); err != nil || refused.answer.Message == "" {
 		return fmt.Errorf("handing over the entrypoint: execd answered with status %d", status)
 	}
 	return refused

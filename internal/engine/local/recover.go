@@ -193,14 +193,15 @@ func (e *Engine) removeStrays(ctx context.Context, recorded map[string]*sandbox.
 			errs = append(errs, e.dismantle(ctx, s, recorded[id] != nil))
 		}
 	}
-	links, err := e.network.Interfaces()
+	links, err := e.network.Interfaces(ctx)
 	errs = append(errs, err)
+	var stray []int
 	for _, l := range links {
-		id := strings.TrimPrefix(l.Alias, e.in.alias(""))
-		if !known(id) {
-			errs = append(errs, e.network.Detach(l.Index))
+		if !known(strings.TrimPrefix(l.Alias, e.in.alias(""))) {
+			stray = append(stray, l.Index)
 		}
 	}
+	errs = append(errs, e.network.Detach(ctx, stray...))
 	containers, err := e.runtime.Known()
 	errs = append(errs, err)
 	for _, id := range containers {
@@ -228,7 +229,7 @@ func Reset(ctx context.Context, o Options) error {
 		return err
 	}
 	_, err = e.Recover(ctx, nil)
-	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(), e.cgroups.Remove())
+	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(ctx), e.cgroups.Remove())
 	err = errors.Join(err, e.Close())
 	if err != nil {
 		return err

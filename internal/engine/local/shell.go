@@ -164,7 +164,10 @@ func (e *Engine) prepareDisk(s *shell) error {
 		return err
 	}
 	host := oci.Hostname(s.id)
-	addr := e.network.Address(s.index)
+	addr, err := e.network.Addr(s.index)
+	if err != nil {
+		return err
+	}
 	for name, text := range map[string]string{
 		"hostname":    host + "\n",
 		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + addr.String() + "\t" + host + "\n",

@@ -68,7 +68,9 @@ func (e *Engine) reopen(id string) *shell {
 		return s
 	}
 	s.index, s.base = st.Index, e.in.base(st.Index)
-	s.addr = e.network.Address(st.Index)
+	if addr, err := e.network.Addr(st.Index); err == nil {
+		s.addr = addr
+	}
 	if st.PID > 0 {
 		s.pid, s.start = st.PID, st.PIDStart
 		if fd, err := openProcess(st.PID, st.PIDStart); err == nil {
