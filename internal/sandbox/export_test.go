@@ -1,6 +1,9 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // SweepNow does now, and to its end, everything that the sweeper would ever do
 // at the present time, retries that are not due yet included.
@@ -38,6 +41,17 @@ func (m *Manager) Unfinished() bool {
 		}
 	}
 	return false
+}
+
+// Describe says what is unfinished.
+func (m *Manager) Describe() (all []string) {
+	for _, e := range m.index.all() {
+		e.mu.Lock()
+		all = append(all, fmt.Sprintf("%s: %+v dirty %v, skewed %v, deletion %v, retry %d, attempts %d, reaped %v, life %d",
+			e.id, e.load().Status, e.dirty, e.skewed, e.deletion != nil, e.retry.Load(), e.attempts.Load(), e.reaped.Load(), len(e.life)))
+		e.mu.Unlock()
+	}
+	return all
 }
 
 // Admitted returns the counters of admission.

@@ -430,7 +430,13 @@ func (f *fakeStore) Insert(ctx context.Context, s *sandbox.Sandbox, key *sandbox
 func (f *fakeStore) Update(ctx context.Context, s *sandbox.Sandbox) error {
 	return f.write(ctx, "update", s.ID, func() error {
 		f.sawRevision(s)
-		return f.inner.Update(ctx, s)
+		err := f.inner.Update(ctx, s)
+		if err != nil {
+			f.h.mu.Lock()
+			defer f.h.mu.Unlock()
+			f.h.violation("%v", err)
+		}
+		return err
 	})
 }
 

@@ -312,11 +312,17 @@ func (m *model) settle() {
 	ctx, cancel := context.WithTimeout(m.rt.Context(), patience)
 	defer cancel()
 	for {
+		if m.p.dead.Load() { // a step in the background got the last trouble
+			m.restart()
+		}
 		for _, s := range m.list() {
-			if s.Status.State == sandbox.Pending {
-				if _, err := m.m.Wait(ctx, s.ID); err != nil && !isNotFound(err) {
-					m.rt.Fatalf("%s stays pending: %v", s.ID, err)
-				}
+			b, _ := m.h.box(s.ID)
+			_, err := m.m.Await(ctx, s.ID, func(s *sandbox.Sandbox) bool {
+				state := s.Status.State
+				return state != sandbox.Pending && (b.exit == nil || state == sandbox.Stopping || state.Ended()) || m.p.dead.Load()
+			})
+			if err != nil && !isNotFound(err) {
+				m.rt.Fatalf("%s stays %s: %v", s.ID, m.m.Describe(), err)
 			}
 		}
 		m.m.SweepNow()
@@ -324,7 +330,7 @@ func (m *model) settle() {
 			break
 		}
 		if ctx.Err() != nil {
-			m.rt.Fatalf("it does not settle")
+			m.rt.Fatalf("it does not settle: %s", m.m.Describe())
 		}
 	}
 	m.checkAlways()
