@@ -54,7 +54,9 @@ func (cmd *Command) body(background bool) (*commandBody, error) {
 		Timeout: cmd.Timeout.Milliseconds(), UID: cmd.UID, GID: cmd.GID, Envs: cmd.Env}, nil
 }
 
-// Output receives what a command prints. The calls come from the goroutine
+// Output receives what a command prints, exact to the byte when the sandbox is
+// paddock's. Other servers leave line ends out, so there each piece ends with
+// one. The calls come from the goroutine
 // that runs the command, in the order in which the output was printed; while
 // one is busy the command's pipe fills up and it waits. An error from a writer
 // ends the run. A nil field drops its part.
@@ -245,10 +247,16 @@ func (c *Client) runStream(ctx context.Context, id, route string, in any, out Ou
 	return res, err
 }
 
-// event is one event of a run (behaviour.md 10.2).
+// event is one event of a run (behaviour.md 10.2). EOL and Raw are paddock's
+// additions, which make output exact to the byte; without them a text is a line
+// without its end.
 type event struct {
-	Type  string `json:"type"`
-	Text  string `json:"text"`
+	Type string `json:"type"`
+	Text string `json:"text"`
+	// EOL is the line end, empty when none has come (yet).
+	EOL *string `json:"eol"`
+	// Raw is what stands for Text when that is no valid UTF-8.
+	Raw   []byte `json:"raw"`
 	Error *struct {
 		Name      string   `json:"ename"`
 		Value     string   `json:"evalue"`
@@ -280,9 +288,9 @@ func consume(r *eventReader, out Output) (*Result, error) {
 				out.OnStart(ev.Text)
 			}
 		case "stdout":
-			err = writeText(out.Stdout, ev.Text)
+			err = ev.write(out.Stdout)
 		case "stderr":
-			err = writeText(out.Stderr, ev.Text)
+			err = ev.write(out.Stderr)
 		case "execution_complete":
 			res.ExitCode = 0
 			return res, nil
@@ -309,15 +317,23 @@ func ended(res *Result, ev *event) (*Result, error) {
 	return res, nil
 }
 
-// writeText restores the line end that the wire leaves out: an event is one
-// line without it, and a blank line is sent as "\n".
-func writeText(w io.Writer, text string) error {
+// write restores the bytes of an output event in one write. A text "\n" is an
+// empty line.
+func (ev *event) write(w io.Writer) error {
 	if w == nil {
 		return nil
 	}
-	if text != "\n" {
-		text += "\n"
+	eol := "\n"
+	if ev.EOL != nil {
+		eol = *ev.EOL
 	}
-	_, err := io.WriteString(w, text)
+	out := make([]byte, 0, len(ev.Text)+len(eol))
+	switch {
+	case ev.Raw != nil:
+		out = append(out, ev.Raw...)
+	case ev.Text != "\n":
+		out = append(out, ev.Text...)
+	}
+	_, err := w.Write(append(out, eol...))
 	return err
 }

@@ -102,6 +102,21 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// What a sandbox printed comes out the same to the byte.
+func TestRunIsExact(t *testing.T) {
+	c := stream(t, `{"type":"init","text":"c"}`,
+		`{"type":"stdout","text":"no end","eol":""}`, `{"type":"stdout","text":" yet"}`,
+		`{"type":"stdout","text":"dos","eol":"\r\n"}`, `{"type":"stdout","text":"\n"}`, `{"type":"stdout","text":"\n","eol":"\r\n"}`,
+		`{"type":"stdout","text":"\ufffda","raw":"/2E=","eol":""}`, `{"type":"execution_complete"}`)
+	var out bytes.Buffer
+	if _, err := c.Run(context.Background(), "s", Command{Shell: "x"}, Output{Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "no end yet\ndos\r\n\n\r\n\xffa"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 func TestRunEnds(t *testing.T) {
 	for _, c := range []struct {
 		name   string
