@@ -98,6 +98,7 @@ func classify(r ref, loggedIn bool, err error) *sandbox.Error {
 // classifyAnswer deals with what a registry said, as opposed to silence.
 func classifyAnswer(r ref, loggedIn bool, err error) *sandbox.Error {
 	status := statusOf(err)
+	var said *registryError
 	refused := errors.Is(err, docker.ErrInvalidAuthorization) ||
 		status == http.StatusUnauthorized || status == http.StatusForbidden
 	switch {
@@ -109,7 +110,7 @@ func classifyAnswer(r ref, loggedIn bool, err error) *sandbox.Error {
 		// not to tell strangers which do.
 		return sandbox.Errorf(sandbox.KindNotFound, sandbox.CodeImageNotFound,
 			"Image %q does not exist in registry %s, or needs credentials. Check the name, or give image.auth.", r.name, r.host)
-	case status == http.StatusNotFound || errdefs.IsNotFound(err):
+	case status == http.StatusNotFound || errdefs.IsNotFound(err) && errors.As(err, &said):
 		return sandbox.Errorf(sandbox.KindNotFound, sandbox.CodeImageNotFound,
 			"Image %q does not exist in registry %s. Check name and tag.", r.name, r.host)
 	case status >= 500:

@@ -10,9 +10,9 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// maxMembers bounds the files in an image archive: each is a blob, so that a
-// thousand images of a hundred layers would still fit.
-const maxMembers = 100_000
+// maxMembers bounds the files in an image archive: each is a blob, so that
+// hundreds of images fit.
+const maxMembers = 20_000
 
 // members passes on the files and links of an image archive, with nothing but
 // name, size and target, and refuses too many or too large ones: whoever reads

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -235,12 +236,16 @@ func pullLease(r ref, p sandbox.Platform, auth *sandbox.RegistryAuth) string {
 // lease protects whatever is stored with the returned context from the
 // garbage collector. It is active until its ID is deleted from s.active.
 func (s *Store) lease(ctx context.Context, group string) (context.Context, leases.Lease, error) {
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(keepPartial),
+	// Active before it exists: an earlier pull of the same group may be just
+	// about to end every lease that is not.
+	id := rand.Text()
+	s.active.Store(id, struct{}{})
+	l, err := s.leases.Create(ctx, leases.WithID(id), leases.WithExpiration(keepPartial),
 		leases.WithLabel(labelGroup, group))
 	if err != nil {
+		s.active.Delete(id)
 		return nil, l, fmt.Errorf("leasing: %w", err)
 	}
-	s.active.Store(l.ID, struct{}{})
 	return leases.WithLease(ctx, l.ID), l, nil
 }
 

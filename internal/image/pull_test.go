@@ -563,3 +563,22 @@ func TestSharedLayers(t *testing.T) {
 		t.Error("the common layer went with other images")
 	}
 }
+
+// A new attempt must not lose its lease to the end of the one before.
+func TestPullsInARow(t *testing.T) {
+	registry := imagetest.StartRegistry(t, imagetest.RegistryOptions{})
+	name := registry.Push(t, imagetest.Layout(t, "", oneFile("a", noise(100_000))), "app", "v1")
+	s := openStore(t, nil)
+	s.HoldsRestored()
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go s.Pull(ctx, name, nil, nil, func(Progress) { cancel() })
+		if _, err := s.Pull(t.Context(), name, nil, nil, nil); err != nil {
+			t.Fatal(err, sandbox.AsError(err).Err)
+		}
+		cancel()
+		if err := s.Remove(t.Context(), name); err != nil && sandbox.AsError(err).Kind != sandbox.KindNotFound {
+			t.Fatal(err)
+		}
+	}
+}

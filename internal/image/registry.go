@@ -80,10 +80,46 @@ func (s *Store) schemes(host string) []string {
 func (r *remote) resolve(ctx context.Context) (ocispec.Descriptor, remotes.Fetcher, error) {
 	_, desc, err := r.resolver.Resolve(ctx, r.ref.name)
 	if err != nil {
-		return desc, nil, err
+		return desc, nil, &registryError{err}
 	}
 	fetcher, err := r.resolver.Fetcher(ctx, r.ref.name)
-	return desc, fetcher, err
+	return desc, registryFetcher{fetcher}, err
+}
+
+// registryError marks an error as said by a registry: "not found" there means
+// something else than in the content store.
+type registryError struct{ err error }
+
+func (e *registryError) Error() string { return e.err.Error() }
+func (e *registryError) Unwrap() error { return e.err }
+
+// registryFetcher marks the errors of a fetcher, which come when it is read.
+type registryFetcher struct{ next remotes.Fetcher }
+
+func (f registryFetcher) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	rc, err := f.next.Fetch(ctx, d)
+	if err != nil {
+		return nil, &registryError{err}
+	}
+	return registryReader{rc}, nil
+}
+
+type registryReader struct{ io.ReadCloser }
+
+func (r registryReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = &registryError{err}
+	}
+	return n, err
+}
+
+func (r registryReader) Seek(offset int64, whence int) (int64, error) {
+	seeker, ok := r.ReadCloser.(io.Seeker)
+	if !ok {
+		return 0, errors.New("the download cannot be resumed")
+	}
+	return seeker.Seek(offset, whence)
 }
 
 // look finds the image for a platform in the registry. It downloads manifests
