@@ -34,8 +34,9 @@ func (a *app) execCommand() *cobra.Command {
 paddock; 125 means that paddock failed, 126 and 127 that the command could not be
 run. A command that a signal ended gives 128 and the signal's number.
 
-When standard input is not a terminal the command can read it. For that the
-sandbox needs sh, mkfifo, cat and rm. Ctrl-C ends the command.`,
+When standard input is not a terminal the command can read it, if the sandbox has sh.
+It is passed on as it comes where there are mkfifo, cat and rm too, and otherwise in
+one piece before the command starts. Ctrl-C ends the command.`,
 		Example: `  paddock exec $id -- python3 -c 'print(6*7)'
   paddock exec -w /src -e CI=1 $id -- make test
   paddock exec $id -- tar -xf - -C /data < data.tar
@@ -112,13 +113,13 @@ func (a *app) exec(ctx context.Context, c *connection, id string, command client
 	defer cancel()
 	feed := func() error { return nil }
 	if stdin && hasInput(a.streams.In) {
-		pipe, err := openStdin(ctx, c, id)
+		in, err := openStdin(ctx, c, id, a.streams.In)
 		if err != nil {
-			return paddockFailed(err)
+			return paddockFailed(interruptedOr(ctx, err))
 		}
-		command = pipe.wrap(command)
-		feed = pipe.feed(ctx, a.streams.In)
-		defer pipe.remove()
+		command = in.wrap(command)
+		feed = in.feed(ctx)
+		defer in.remove()
 	}
 	started := ""
 	res, err := c.Run(ctx, id, command, client.Output{

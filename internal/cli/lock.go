@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -16,7 +17,11 @@ type dataLock struct{ f *os.File }
 
 // lockData makes the data directory, closed to other users, and locks it.
 func lockData(dir string) (*dataLock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err := os.MkdirAll(dir, 0o700)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("making the data directory: %w: run as root, or set PADDOCK_SERVER and PADDOCK_API_KEY to use a server", err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {

@@ -40,8 +40,8 @@ image is pulled when it is not here. The exit code is that of the command; 125
 means that paddock failed, 126 and 127 that the command could not be run.
 
 Without a command the image's own entrypoint runs and its output is shown. When
-standard input is not a terminal the command can read it, if the image has sh,
-mkfifo, cat and rm; an image's own entrypoint has no input.
+standard input is not a terminal the command can read it, if the image has sh; an
+image's own entrypoint has no input.
 
 Without a server on this machine, run does the work of one while it lasts.`,
 		Example: `  paddock run python:3.11 -- python3 -c 'print(6*7)'

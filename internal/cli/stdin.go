@@ -20,71 +20,118 @@ import (
 // stdinChunk is how much input travels in one piece.
 const stdinChunk = 1 << 20
 
-// stdinPipe carries standard input to a command. The execd API gives commands
-// no input, so it is built from what there is: a named pipe in the sandbox that
-// the command reads, a process that holds the pipe open, and the input in
-// pieces, each uploaded as a file and then poured into the pipe. The command
-// starts at once, gets input as it comes, slows the sender down when it does
-// not read, and may end without having read anything.
-type stdinPipe struct {
+// maxWholeInput is up to what size a file is passed on in one piece.
+const maxWholeInput = 16 << 20
+
+// stdin carries standard input to a command. The execd API gives commands no
+// input, so it is built from what there is.
+//
+// Usually it is a named pipe in the sandbox that the command reads, a process
+// that holds the pipe open, and the input in pieces, each uploaded as a file and
+// then poured into the pipe. The command starts at once, gets input as it comes,
+// slows the sender down when it does not read, and may end without having read
+// anything. A small file is uploaded whole and read from there; so is all input
+// where the sandbox has no mkfifo, and the command then starts when it is there.
+type stdin struct {
 	c   *connection
 	id  string
 	dir string
-	// holder is the background command that keeps the pipe's end open.
+	in  *os.File
+	// holder is the background command that keeps the pipe's end open; empty
+	// when there is no pipe.
 	holder string
 }
 
-// hasInput reports whether there is input to pass on: a file or a pipe, not a
-// terminal and not /dev/null.
+// hasInput reports whether there is input to pass on: not from a terminal, and
+// not from /dev/null.
 func hasInput(f *os.File) bool {
 	if f == nil || term.IsTerminal(int(f.Fd())) {
 		return false
 	}
-	st, err := f.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
 		return false
 	}
-	mode := st.Mode()
-	return mode.IsRegular() && st.Size() > 0 || mode&(os.ModeNamedPipe|os.ModeSocket) != 0
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return st.Size > 0
+	case unix.S_IFCHR:
+		return st.Rdev != unix.Mkdev(1, 3) // /dev/null (devices.txt of Linux)
+	case unix.S_IFIFO, unix.S_IFSOCK:
+		return true
+	}
+	return false
 }
 
-// openStdin makes the pipe in the sandbox. It belongs to root but anybody may
-// read it, because the command may run as any user.
-func openStdin(ctx context.Context, c *connection, id string) (*stdinPipe, error) {
-	p := &stdinPipe{c: c, id: id, dir: path.Join("/tmp", ".paddock-stdin-"+rand.Text())}
-	out := new(bytes.Buffer)
-	res, err := c.Run(ctx, id, client.Command{
-		Argv: []string{"sh", "-c", `mkdir -m 755 "$0" && cd "$0" && mkfifo in end && chmod 666 in`, p.dir}, UID: new(uint32),
-	}, client.Output{Stderr: out})
-	if err == nil && res.ExitCode != 0 {
-		err = errors.New(client.Printable(out.String()))
+// errNoPipe: the sandbox cannot make a named pipe.
+var errNoPipe = errors.New("no named pipe")
+
+// openStdin prepares the sandbox for the input. The caller calls remove.
+func openStdin(ctx context.Context, c *connection, id string, in *os.File) (*stdin, error) {
+	s := &stdin{c: c, id: id, in: in, dir: path.Join("/tmp", ".paddock-stdin-"+rand.Text())}
+	err := errNoPipe
+	if st, serr := in.Stat(); serr != nil || !st.Mode().IsRegular() || st.Size() > maxWholeInput {
+		err = s.openPipe(ctx)
 	}
-	if err == nil {
-		// Opening a pipe for writing waits for its reader, so this does not
-		// hold the command back, and reading "end" waits for the last word.
-		p.holder, err = c.Start(ctx, id, client.Command{
-			Argv: []string{"sh", "-c", `cd "$0" && exec >in && read -r _ <end`, p.dir}, UID: new(uint32),
-		})
+	if errors.Is(err, errNoPipe) {
+		err = s.uploadWhole(ctx)
 	}
 	if err != nil {
-		p.remove()
-		return nil, fmt.Errorf("passing standard input on needs sh and mkfifo in the image (--no-stdin does without): %w", err)
+		s.remove()
+		return nil, fmt.Errorf("passing standard input on (--no-stdin does without): %w", err)
 	}
-	return p, nil
+	return s, nil
 }
 
-// wrap makes the command read from the pipe.
-func (p *stdinPipe) wrap(cmd client.Command) client.Command {
-	cmd.Argv = append([]string{"sh", "-c", `exec "$@" <"$0"`, path.Join(p.dir, "in")}, cmd.Argv...)
+// openPipe makes the pipe. It belongs to root but anybody may read it, because
+// the command may run as any user.
+func (s *stdin) openPipe(ctx context.Context) error {
+	res, err := s.root(ctx, `mkdir -m 755 "$0" && cd "$0" && umask 0 && mkfifo in end`, s.dir)
+	var notRun *client.CommandError
+	if errors.As(err, &notRun) || err == nil && res.ExitCode != 0 {
+		return errNoPipe
+	}
+	if err != nil {
+		return err
+	}
+	// Opening a pipe for writing waits for its reader, so this does not hold
+	// the command back, and reading "end" waits for the last word.
+	s.holder, err = s.c.Start(ctx, s.id, client.Command{
+		Argv: []string{"sh", "-c", `cd "$0" && exec >in && read -r _ <end`, s.dir}, UID: new(uint32),
+	})
+	return err
+}
+
+// uploadWhole puts all of the input into a file.
+func (s *stdin) uploadWhole(ctx context.Context) error {
+	in, err := newInput(ctx, s.in)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	return s.c.UploadFiles(ctx, s.id, client.UploadFile{Path: path.Join(s.dir, "in"), Mode: 644, Content: in})
+}
+
+// root runs a script in the sandbox as its root.
+func (s *stdin) root(ctx context.Context, script string, words ...string) (*client.Result, error) {
+	return s.c.Run(ctx, s.id, client.Command{Argv: append([]string{"sh", "-c", script}, words...), UID: new(uint32)}, client.Output{})
+}
+
+// wrap makes the command read the input.
+func (s *stdin) wrap(cmd client.Command) client.Command {
+	cmd.Argv = append([]string{"sh", "-c", `exec "$@" <"$0"`, path.Join(s.dir, "in")}, cmd.Argv...)
 	return cmd
 }
 
 // feed starts passing the input on and returns a function that waits for it to
 // be over. A command that ends, which ends ctx, ends it too.
-func (p *stdinPipe) feed(ctx context.Context, in *os.File) func() error {
+func (s *stdin) feed(ctx context.Context) func() error {
+	if s.holder == "" {
+		return func() error { return nil }
+	}
 	done := make(chan error, 1)
 	go func() {
-		err := p.copy(ctx, in)
+		err := s.copy(ctx)
 		if ctx.Err() != nil {
 			err = nil // the command did not want more
 		}
@@ -93,22 +140,22 @@ func (p *stdinPipe) feed(ctx context.Context, in *os.File) func() error {
 	return func() error { return <-done }
 }
 
-func (p *stdinPipe) copy(ctx context.Context, in *os.File) error {
-	input, err := newInput(ctx, in)
+func (s *stdin) copy(ctx context.Context) error {
+	in, err := newInput(ctx, s.in)
 	if err != nil {
 		return fmt.Errorf("reading standard input: %w", err)
 	}
-	defer input.close()
+	defer in.close()
 	buf := make([]byte, stdinChunk)
 	for i := 0; ; i++ {
-		n, err := input.read(buf)
+		n, err := in.Read(buf)
 		if n > 0 {
-			if err := p.send(ctx, i, buf[:n]); err != nil {
+			if err := s.send(ctx, i, buf[:n]); err != nil {
 				return fmt.Errorf("passing standard input on: %w", err)
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return p.end(ctx)
+			return s.end(ctx)
 		}
 		if err != nil {
 			return fmt.Errorf("reading standard input: %w", err)
@@ -118,33 +165,31 @@ func (p *stdinPipe) copy(ctx context.Context, in *os.File) error {
 
 // send uploads one piece and pours it into the pipe, which takes as long as the
 // command needs to read it.
-func (p *stdinPipe) send(ctx context.Context, i int, data []byte) error {
-	name := path.Join(p.dir, strconv.Itoa(i))
-	err := p.c.UploadFiles(ctx, p.id, client.UploadFile{Path: name, Mode: 600, Content: bytes.NewReader(data), Size: int64(len(data))})
+func (s *stdin) send(ctx context.Context, i int, data []byte) error {
+	name := path.Join(s.dir, strconv.Itoa(i))
+	err := s.c.UploadFiles(ctx, s.id, client.UploadFile{Path: name, Mode: 600, Content: bytes.NewReader(data)})
 	if err != nil {
 		return err
 	}
-	_, err = p.c.Run(ctx, p.id, client.Command{
-		Argv: []string{"sh", "-c", `cat "$1" >"$0"; rm -f "$1"`, path.Join(p.dir, "in"), name}, UID: new(uint32),
-	}, client.Output{})
+	_, err = s.root(ctx, `cat "$1" >"$0"; rm -f "$1"`, path.Join(s.dir, "in"), name)
 	return err
 }
 
 // end lets the holder go, and with it the last writer of the pipe.
-func (p *stdinPipe) end(ctx context.Context) error {
-	_, err := p.c.Run(ctx, p.id, client.Command{Argv: []string{"sh", "-c", `echo >"$0"`, path.Join(p.dir, "end")}, UID: new(uint32)}, client.Output{})
+func (s *stdin) end(ctx context.Context) error {
+	_, err := s.root(ctx, `echo >"$0"`, path.Join(s.dir, "end"))
 	return err
 }
 
-// remove takes away what the pipe needed. The sandbox may be gone already, and
+// remove takes away what the input needed. The sandbox may be gone already, and
 // then there is nothing left to do.
-func (p *stdinPipe) remove() {
+func (s *stdin) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), interruptTimeout)
 	defer cancel()
-	if p.holder != "" {
-		_ = p.c.Interrupt(ctx, p.id, p.holder)
+	if s.holder != "" {
+		_ = s.c.Interrupt(ctx, s.id, s.holder)
 	}
-	_ = p.c.RemoveDirs(ctx, p.id, p.dir)
+	_ = s.c.RemoveDirs(ctx, s.id, s.dir)
 }
 
 // input reads a file until a context ends: a pipe that nobody writes to must
@@ -173,7 +218,8 @@ func (i *input) close() {
 	}
 }
 
-func (i *input) read(buf []byte) (int, error) {
+// Read waits for input.
+func (i *input) Read(buf []byte) (int, error) {
 	fds := []unix.PollFd{{Fd: int32(i.f.Fd()), Events: unix.POLLIN}, {Fd: int32(i.wake), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds, -1)

@@ -1,9 +1,6 @@
 package config
 
-import (
-	"runtime"
-	"time"
-)
+import "time"
 
 // Config is the whole configuration. Default returns the values that hold when
 // nothing is set.
@@ -164,7 +161,7 @@ func Default() *Config {
 			DefaultMemory:   2 << 30,
 			DefaultPIDs:     4096,
 		},
-		Pool:  Pool{Size: 8, RefillWorkers: min(2, runtime.NumCPU())},
+		Pool:  Pool{Size: 8, RefillWorkers: 2},
 		Image: Image{ResolveTimeout: Duration(10 * time.Second), MaxUnpackedBytes: 32 << 30, PlainHTTP: []string{}, Downloads: 4},
 		Storage: Storage{
 			DataDir:          "/var/lib/paddock",

@@ -282,3 +282,17 @@ func FuzzKeyLines(f *testing.F) {
 		_ = l.parse("f", data)
 	})
 }
+
+func TestReferenceIsCurrent(t *testing.T) {
+	var want bytes.Buffer
+	if err := WriteMarkdown(&want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want.Bytes()) {
+		t.Error("docs/configuration.md is stale: run `go generate ./internal/config`")
+	}
+}

@@ -7,3 +7,5 @@
 // key is an error that names its line and suggests the nearest key, and every
 // bad value is reported, not only the first.
 package config
+
+//go:generate go run ./mkdoc ../../docs/configuration.md
