@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,17 @@ func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.touch()
 	return n, err
+}
+
+// ReadFrom copies a request's body in pieces that are larger than the
+// transport's own.
+func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
+	err = pump(r, func(p []byte) error {
+		n, err := c.Write(p)
+		total += int64(n)
+		return err
+	})
+	return total, err
 }
 
 func (c *conn) touch() { c.used.Store(int64(time.Since(c.g.start))) }

@@ -28,6 +28,11 @@ const (
 	// lost, so the gateway is faster.
 	execdIdle = 60 * time.Second
 	userIdle  = 4 * time.Second
+	// A request with a body of bulkBody bytes or of unknown length goes over a
+	// connection with a large buffer, so that one chunk is one write. All
+	// others have small ones, because thousands of them may be idle.
+	bulkBody        = 1 << 20
+	bulkWriteBuffer = 64 << 10
 	// sweepInterval is how soon the connections of a sandbox that went without
 	// notice are closed.
 	sweepInterval = 10 * time.Second
@@ -91,6 +96,7 @@ type Gateway struct {
 	held   atomic.Int64
 	execd  *http.Transport
 	user   *http.Transport
+	bulk   *http.Transport // for large bodies
 	stop   chan struct{}
 	wg     sync.WaitGroup
 	once   sync.Once
@@ -106,6 +112,8 @@ func New(opts Options) (*Gateway, error) {
 	g.conns.by = make(map[string]map[*conn]struct{})
 	g.execd = g.transport(execdIdle, 64)
 	g.user = g.transport(userIdle, 32)
+	g.bulk = g.transport(userIdle, 4)
+	g.bulk.WriteBufferSize = bulkWriteBuffer
 	g.wg.Go(g.sweepLoop)
 	return g, nil
 }
@@ -226,9 +234,10 @@ func (g *Gateway) hold(ctx context.Context, t *Target) (*handoff, error) {
 
 // outgoing makes the request for the sandbox.
 func (g *Gateway) outgoing(ctx context.Context, w http.ResponseWriter, r *http.Request, t *Target, body *requestBody) *http.Request {
-	path, raw := t.Path, ""
-	if p, err := url.PathUnescape(path); err == nil && p != path {
-		path, raw = p, path
+	// RawPath is sent as it is as long as it is an encoding of Path.
+	path, err := url.PathUnescape(t.Path)
+	if err != nil {
+		path = t.Path
 	}
 	requestID := ""
 	if ids := w.Header()[headerRequestID]; len(ids) > 0 {
@@ -236,7 +245,7 @@ func (g *Gateway) outgoing(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	out := &http.Request{
 		Method: r.Method,
-		URL: &url.URL{Scheme: "http", Host: t.ID + ":" + strconv.Itoa(t.Port), Path: path, RawPath: raw,
+		URL: &url.URL{Scheme: "http", Host: t.ID + ":" + strconv.Itoa(t.Port), Path: path, RawPath: t.Path,
 			RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header:        outgoingHeader(r, t, requestID),
@@ -250,7 +259,10 @@ func (g *Gateway) outgoing(ctx context.Context, w http.ResponseWriter, r *http.R
 }
 
 func (g *Gateway) roundTrip(out *http.Request, t *Target) (*http.Response, error) {
-	if t.execd() {
+	switch {
+	case out.Body != nil && (out.ContentLength < 0 || out.ContentLength >= bulkBody):
+		return g.bulk.RoundTrip(out)
+	case t.execd():
 		return g.execd.RoundTrip(out)
 	}
 	return g.user.RoundTrip(out)
@@ -295,6 +307,7 @@ func (g *Gateway) Close() {
 		}
 		g.execd.CloseIdleConnections()
 		g.user.CloseIdleConnections()
+		g.bulk.CloseIdleConnections()
 		g.wg.Wait()
 	})
 }
