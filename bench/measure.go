@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	lives        = 200
+	lives        = 400
 	rest         = 40 * time.Millisecond // between lives, so that the pool is full again
 	commands     = 500
 	burstLives   = 300
@@ -47,7 +47,7 @@ func (b *bench) lives() error {
 	for i := range lives {
 		time.Sleep(rest)
 		wait := time.Duration(0)
-		if i%4 == 3 {
+		if i%8 == 7 {
 			wait = time.Minute
 		}
 		began := time.Now()

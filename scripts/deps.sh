@@ -5,7 +5,7 @@ set -euo pipefail
 
 want=(crun curl ca-certificates mmdebstrap)
 if [ "${1:-run}" = test ]; then
-	want+=(runc docker-registry apache2-utils busybox-static python3 python3-venv iproute2)
+	want+=(runc docker-registry busybox-static python3 python3-venv)
 fi
 
 missing=()
