@@ -22,7 +22,8 @@ import (
 type container struct {
 	t      *testing.T
 	dir    string
-	filter []byte // nil for none
+	filter []byte              // a ready program, nil for none
+	rules  *specs.LinuxSeccomp // for crun to compile, nil for none
 	runs   int
 }
 
@@ -93,6 +94,7 @@ func (c *container) run(args ...string) (string, int) {
 	if c.filter != nil {
 		spec.Annotations = map[string]string{CrunAnnotation: base64.StdEncoding.EncodeToString(c.filter)}
 	}
+	spec.Linux.Seccomp = c.rules
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		c.t.Fatal(err)
@@ -193,101 +195,19 @@ func TestUnderCrun(t *testing.T) {
 	}
 
 	t.Run("denied", func(t *testing.T) {
-		var calls []probeCall
-		var want []unix.Errno
-		for act, names := range verdicts {
-			for _, name := range names {
-				if name == "uretprobe" || name == "uprobe" {
-					continue // the kernel doesn't ask filters about these
-				}
-				if n, ok := numbers.number[name]; ok {
-					calls = append(calls, probeCall{name, n, [6]uint64{}})
-					want = append(want, unix.Errno(act.errno()))
-				}
-			}
-		}
-		for _, extra := range []struct {
-			name string
-			nr   uint32
-			args [6]uint64
-			want unix.Errno
-		}{
-			{"unshare(NEWUSER)", nr("unshare"), [6]uint64{unix.CLONE_NEWUSER}, unix.EPERM},
-			{"clone(NEWUSER)", nr("clone"), [6]uint64{unix.CLONE_NEWUSER | uint64(unix.SIGCHLD)}, unix.EPERM},
-			{"clone(NEWNS)", nr("clone"), [6]uint64{unix.CLONE_NEWNS | uint64(unix.SIGCHLD)}, unix.EPERM},
-			{"personality(READ_IMPLIES_EXEC)", nr("personality"), [6]uint64{0x400000}, unix.EPERM},
-			{"socket(AF_PACKET)", nr("socket"), [6]uint64{unix.AF_PACKET, unix.SOCK_RAW}, unix.EAFNOSUPPORT},
-			{"socket(AF_VSOCK)", nr("socket"), [6]uint64{unix.AF_VSOCK, unix.SOCK_STREAM}, unix.EAFNOSUPPORT},
-			{"socket(AF_ALG)", nr("socket"), [6]uint64{unix.AF_ALG, unix.SOCK_SEQPACKET}, unix.EAFNOSUPPORT},
-			{"socket(SOCK_PACKET)", nr("socket"), [6]uint64{unix.AF_INET, unix.SOCK_PACKET, 0x300}, unix.ESOCKTNOSUPPORT},
-			{"socket(NETFILTER)", nr("socket"), [6]uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, unix.EPROTONOSUPPORT},
-			{"a call of the future", 2000, [6]uint64{}, unix.ENOSYS},
-			{"an x32 call", 1<<30 | 39, [6]uint64{}, unix.ENOSYS},
-		} {
-			calls = append(calls, probeCall{extra.name, extra.nr, extra.args})
-			want = append(want, extra.want)
-		}
 		c.t = t
+		calls, want := deniedCalls(numbers, nr)
+		calls, want = append(calls, probeCall{"an x32 call", 1<<30 | 39, [6]uint64{}}), append(want, unix.ENOSYS)
 		for i, errno := range c.errnos(calls) {
 			if errno != want[i] {
 				t.Errorf("%s: got %v, want %v", calls[i].name, errno, want[i])
 			}
 		}
 	})
-
 	t.Run("allowed", func(t *testing.T) {
-		// Arguments that the call refuses, for a reason of its own.
-		const bad = 1<<64 - 1
-		calls := []probeCall{
-			{"read", nr("read"), [6]uint64{bad}},
-			{"openat", nr("openat"), [6]uint64{bad}},
-			{"openat2", nr("openat2"), [6]uint64{bad}},
-			{"statx", nr("statx"), [6]uint64{bad}},
-			{"newfstatat", nr("newfstatat"), [6]uint64{bad}},
-			{"faccessat2", nr("faccessat2"), [6]uint64{bad}},
-			{"fchmodat2", nr("fchmodat2"), [6]uint64{bad, 0, 0, bad}},
-			{"close_range", nr("close_range"), [6]uint64{5, 4}},
-			{"memfd_create", nr("memfd_create"), [6]uint64{}},
-			{"copy_file_range", nr("copy_file_range"), [6]uint64{bad, 0, bad}},
-			{"mknodat", nr("mknodat"), [6]uint64{bad}},
-			{"chroot", nr("chroot"), [6]uint64{}},
-			{"mount namespaces aside, fchdir", nr("fchdir"), [6]uint64{bad}},
-			{"pidfd_open", nr("pidfd_open"), [6]uint64{0}},
-			{"pidfd_send_signal", nr("pidfd_send_signal"), [6]uint64{bad}},
-			{"pidfd_getfd", nr("pidfd_getfd"), [6]uint64{bad}},
-			{"ptrace", nr("ptrace"), [6]uint64{unix.PTRACE_CONT, 1 << 30}},
-			{"process_vm_readv", nr("process_vm_readv"), [6]uint64{1 << 30, 0, 0, 0, 0, 0}},
-			{"clone without a namespace", nr("clone"), [6]uint64{unix.CLONE_SIGHAND}},
-			{"personality query", nr("personality"), [6]uint64{0xffffffff}},
-			{"seccomp", nr("seccomp"), [6]uint64{99}},
-			{"prctl", nr("prctl"), [6]uint64{9999}},
-			{"membarrier", nr("membarrier"), [6]uint64{9999}},
-			{"futex", nr("futex"), [6]uint64{1, 1}},
-			{"rseq", nr("rseq"), [6]uint64{1, 1}},
-			{"shmget", nr("shmget"), [6]uint64{}},
-			{"semget", nr("semget"), [6]uint64{0, bad}},
-			{"mq_open", nr("mq_open"), [6]uint64{}},
-			{"io_setup", nr("io_setup"), [6]uint64{}},
-			{"epoll_create1", nr("epoll_create1"), [6]uint64{bad}},
-			{"epoll_pwait2", nr("epoll_pwait2"), [6]uint64{bad}},
-			{"timerfd_create", nr("timerfd_create"), [6]uint64{bad}},
-			{"setpgid", nr("setpgid"), [6]uint64{1 << 30}},
-			{"prlimit64", nr("prlimit64"), [6]uint64{1 << 30}},
-			{"socket(unix)", nr("socket"), [6]uint64{unix.AF_UNIX, unix.SOCK_STREAM}},
-			{"socket(tcp)", nr("socket"), [6]uint64{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC}},
-			{"socket(udp6)", nr("socket"), [6]uint64{unix.AF_INET6, unix.SOCK_DGRAM}},
-			{"socket(route)", nr("socket"), [6]uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}},
-			{"socketpair", nr("socketpair"), [6]uint64{unix.AF_UNIX, unix.SOCK_STREAM}},
-		}
 		c.t = t
-		for i, errno := range c.errnos(calls) {
-			switch errno {
-			case unix.EPERM, unix.ENOSYS, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT:
-				t.Errorf("%s: %v", calls[i].name, errno)
-			}
-		}
+		c.checkAllowed(allowedCalls(nr))
 	})
-
 	t.Run("32-bit", func(t *testing.T) {
 		if runtime.GOARCH != "amd64" {
 			t.Skip("only amd64 can make calls of another architecture from one program")
@@ -298,6 +218,111 @@ func TestUnderCrun(t *testing.T) {
 			t.Errorf("exit %d, printed %q, want to be killed by SIGSYS", code, out)
 		}
 	})
+	// The other form of the same rules, compiled by libseccomp.
+	t.Run("profile", func(t *testing.T) {
+		c.t = t
+		c.filter, c.rules = nil, Profile()
+		calls, want := deniedCalls(numbers, nr)
+		for i, errno := range c.errnos(calls) {
+			if errno != want[i] && errno != unix.EPERM {
+				t.Errorf("%s: got %v, want %v or EPERM", calls[i].name, errno, want[i])
+			}
+		}
+		c.checkAllowed(allowedCalls(nr))
+	})
+}
+
+// checkAllowed makes calls whose failure must not be the filter's.
+func (c *container) checkAllowed(calls []probeCall) {
+	c.t.Helper()
+	for i, errno := range c.errnos(calls) {
+		switch errno {
+		case unix.EPERM, unix.ENOSYS, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT:
+			c.t.Errorf("%s: %v", calls[i].name, errno)
+		}
+	}
+}
+
+// deniedCalls is every denied call, and what each has to answer.
+func deniedCalls(numbers machine, nr func(string) uint32) (calls []probeCall, want []unix.Errno) {
+	for act, names := range verdicts {
+		for _, name := range names {
+			if name == "uretprobe" || name == "uprobe" {
+				continue // the kernel doesn't ask filters about these
+			}
+			if n, ok := numbers.number[name]; ok {
+				calls = append(calls, probeCall{name, n, [6]uint64{}})
+				want = append(want, unix.Errno(act.errno()))
+			}
+		}
+	}
+	for _, extra := range []struct {
+		name string
+		nr   uint32
+		args [6]uint64
+		want unix.Errno
+	}{
+		{"unshare(NEWUSER)", nr("unshare"), [6]uint64{unix.CLONE_NEWUSER}, unix.EPERM},
+		{"clone(NEWUSER)", nr("clone"), [6]uint64{unix.CLONE_NEWUSER | uint64(unix.SIGCHLD)}, unix.EPERM},
+		{"clone(NEWNS)", nr("clone"), [6]uint64{unix.CLONE_NEWNS | uint64(unix.SIGCHLD)}, unix.EPERM},
+		{"personality(READ_IMPLIES_EXEC)", nr("personality"), [6]uint64{0x400000}, unix.EPERM},
+		{"socket(AF_PACKET)", nr("socket"), [6]uint64{unix.AF_PACKET, unix.SOCK_RAW}, unix.EAFNOSUPPORT},
+		{"socket(AF_VSOCK)", nr("socket"), [6]uint64{unix.AF_VSOCK, unix.SOCK_STREAM}, unix.EAFNOSUPPORT},
+		{"socket(AF_ALG)", nr("socket"), [6]uint64{unix.AF_ALG, unix.SOCK_SEQPACKET}, unix.EAFNOSUPPORT},
+		{"socket(SOCK_PACKET)", nr("socket"), [6]uint64{unix.AF_INET, unix.SOCK_PACKET, 0x300}, unix.ESOCKTNOSUPPORT},
+		{"socket(NETFILTER)", nr("socket"), [6]uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, unix.EPROTONOSUPPORT},
+		{"a call of the future", 2000, [6]uint64{}, unix.ENOSYS},
+	} {
+		calls = append(calls, probeCall{extra.name, extra.nr, extra.args})
+		want = append(want, extra.want)
+	}
+	return calls, want
+}
+
+// allowedCalls have arguments that the call refuses, for a reason of its own.
+func allowedCalls(nr func(string) uint32) []probeCall {
+	const bad = 1<<64 - 1
+	return []probeCall{
+		{"read", nr("read"), [6]uint64{bad}},
+		{"openat", nr("openat"), [6]uint64{bad}},
+		{"openat2", nr("openat2"), [6]uint64{bad}},
+		{"statx", nr("statx"), [6]uint64{bad}},
+		{"newfstatat", nr("newfstatat"), [6]uint64{bad}},
+		{"faccessat2", nr("faccessat2"), [6]uint64{bad}},
+		{"fchmodat2", nr("fchmodat2"), [6]uint64{bad, 0, 0, bad}},
+		{"close_range", nr("close_range"), [6]uint64{5, 4}},
+		{"memfd_create", nr("memfd_create"), [6]uint64{}},
+		{"copy_file_range", nr("copy_file_range"), [6]uint64{bad, 0, bad}},
+		{"mknodat", nr("mknodat"), [6]uint64{bad}},
+		{"chroot", nr("chroot"), [6]uint64{}},
+		{"mount namespaces aside, fchdir", nr("fchdir"), [6]uint64{bad}},
+		{"pidfd_open", nr("pidfd_open"), [6]uint64{0}},
+		{"pidfd_send_signal", nr("pidfd_send_signal"), [6]uint64{bad}},
+		{"pidfd_getfd", nr("pidfd_getfd"), [6]uint64{bad}},
+		{"ptrace", nr("ptrace"), [6]uint64{unix.PTRACE_CONT, 1 << 30}},
+		{"process_vm_readv", nr("process_vm_readv"), [6]uint64{1 << 30, 0, 0, 0, 0, 0}},
+		{"clone without a namespace", nr("clone"), [6]uint64{unix.CLONE_SIGHAND}},
+		{"personality query", nr("personality"), [6]uint64{0xffffffff}},
+		{"seccomp", nr("seccomp"), [6]uint64{99}},
+		{"prctl", nr("prctl"), [6]uint64{9999}},
+		{"membarrier", nr("membarrier"), [6]uint64{9999}},
+		{"futex", nr("futex"), [6]uint64{1, 1}},
+		{"rseq", nr("rseq"), [6]uint64{1, 1}},
+		{"shmget", nr("shmget"), [6]uint64{}},
+		{"semget", nr("semget"), [6]uint64{0, bad}},
+		{"mq_open", nr("mq_open"), [6]uint64{}},
+		{"io_setup", nr("io_setup"), [6]uint64{}},
+		{"epoll_create1", nr("epoll_create1"), [6]uint64{bad}},
+		{"epoll_pwait2", nr("epoll_pwait2"), [6]uint64{bad}},
+		{"timerfd_create", nr("timerfd_create"), [6]uint64{bad}},
+		{"setpgid", nr("setpgid"), [6]uint64{1 << 30}},
+		{"prlimit64", nr("prlimit64"), [6]uint64{1 << 30}},
+		{"socket(unix)", nr("socket"), [6]uint64{unix.AF_UNIX, unix.SOCK_STREAM}},
+		{"socket(tcp)", nr("socket"), [6]uint64{unix.AF_INET, unix.SOCK_STREAM | unix.SOCK_CLOEXEC}},
+		{"socket(udp6)", nr("socket"), [6]uint64{unix.AF_INET6, unix.SOCK_DGRAM}},
+		{"socket(route)", nr("socket"), [6]uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE}},
+		{"socketpair", nr("socketpair"), [6]uint64{unix.AF_UNIX, unix.SOCK_STREAM}},
+	}
 }
 
 // capabilities is every capability of Linux 6.18.
