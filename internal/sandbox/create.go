@@ -85,45 +85,14 @@ func (m *Manager) createNew(ctx context.Context, asked *Spec, key *IdempotencyKe
 		}
 	}()
 
-	if err := m.admit.enter(); err != nil {
-		return nil, err
-	}
-	undo = append(undo, m.admit.leavePending, m.admit.leaveLive, m.admit.leaveRecord)
-
 	spec := asked.Clone()
-	claims := claimsOf(&spec)
-	// Before Check, so that a volume which Check saw is not removed behind it.
-	if err := m.volumes.acquire(ctx, claims); err != nil {
-		return nil, err
-	}
-	undo = append(undo, func() { m.volumes.release(claims) })
-
-	if err := m.engine.Check(ctx, &spec); err != nil {
-		return nil, err
-	}
-	image, err := m.engine.Resolve(ctx, &spec)
+	r, err := m.reserve(ctx, &spec, &undo)
 	if err != nil {
 		return nil, err
 	}
-	entrypoint := spec.Entrypoint
-	if len(entrypoint) == 0 && image.Local {
-		if entrypoint = image.Entrypoint; len(entrypoint) == 0 {
-			return nil, Errorf(KindInvalid, CodeInvalidEntrypoint, "The image %q has no entrypoint. Give one in the request.", spec.Image)
-		}
-	}
-	id, err := m.engine.Reserve(ctx, &spec)
-	if err != nil {
-		return nil, err
-	}
-	if _, taken := m.entries.Load(id); taken {
-		// Nothing may be undone: the id is somebody's.
-		return nil, fmt.Errorf("the engine reserved the id %q, which is in use", id)
-	}
-	undo = append(undo, func() { m.engine.Release(id) })
-
-	record := m.newRecord(id, &spec, entrypoint, image.Local)
+	record := m.newRecord(r, &spec)
 	if key != nil {
-		key.SandboxID = id
+		key.SandboxID = r.id
 		key.CreatedAt = record.CreatedAt
 	}
 	sctx, cancel := m.storeContext()
@@ -135,8 +104,55 @@ func (m *Manager) createNew(ctx context.Context, asked *Spec, key *IdempotencyKe
 		m.withdraw(record)
 		return nil, errRecord(err)
 	}
-	m.startCreate(record, &spec, claims, image.Local, false)
+	m.startCreate(record, &spec, r.claims, r.local, false)
 	return record.Clone(), nil
+}
+
+// reservation is what a create holds before it is recorded.
+type reservation struct {
+	id         string
+	entrypoint []string
+	claims     []string
+	local      bool
+}
+
+// reserve takes everything that a create needs before it is recorded, and adds
+// the undo of each step to undo, also when it fails.
+func (m *Manager) reserve(ctx context.Context, spec *Spec, undo *[]func()) (*reservation, error) {
+	if err := m.admit.enter(); err != nil {
+		return nil, err
+	}
+	*undo = append(*undo, m.admit.leavePending, m.admit.leaveLive, m.admit.leaveRecord)
+
+	r := &reservation{claims: claimsOf(spec), entrypoint: spec.Entrypoint}
+	// Before Check, so that a volume which Check saw is not removed behind it.
+	if err := m.volumes.acquire(ctx, r.claims); err != nil {
+		return nil, err
+	}
+	*undo = append(*undo, func() { m.volumes.release(r.claims) })
+
+	if err := m.engine.Check(ctx, spec); err != nil {
+		return nil, err
+	}
+	image, err := m.engine.Resolve(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.local = image.Local
+	if len(r.entrypoint) == 0 && image.Local {
+		if r.entrypoint = image.Entrypoint; len(r.entrypoint) == 0 {
+			return nil, Errorf(KindInvalid, CodeInvalidEntrypoint, "The image %q has no entrypoint. Give one in the request.", spec.Image)
+		}
+	}
+	if r.id, err = m.engine.Reserve(ctx, spec); err != nil {
+		return nil, err
+	}
+	if _, taken := m.entries.Load(r.id); taken {
+		// Nothing of it may be undone: the id is somebody's.
+		return nil, fmt.Errorf("the engine reserved the id %q, which is in use", r.id)
+	}
+	*undo = append(*undo, func() { m.engine.Release(r.id) })
+	return r, nil
 }
 
 // withdraw makes sure that a record whose write failed is not there: the write
@@ -159,12 +175,12 @@ func (m *Manager) withdraw(record *Sandbox) {
 	e.retryLater()
 }
 
-func (m *Manager) newRecord(id string, spec *Spec, entrypoint []string, local bool) *Sandbox {
+func (m *Manager) newRecord(r *reservation, spec *Spec) *Sandbox {
 	now := m.now()
 	s := &Sandbox{
-		ID:         id,
+		ID:         r.id,
 		Spec:       spec.Clone(),
-		Entrypoint: slices.Clone(entrypoint),
+		Entrypoint: slices.Clone(r.entrypoint),
 		CreatedAt:  now,
 		Token:      newToken(),
 		BootID:     m.bootID,
@@ -176,7 +192,7 @@ func (m *Manager) newRecord(id string, spec *Spec, entrypoint []string, local bo
 		s.ExpiresAt = &at
 	}
 	s.Status = Status{State: Pending, Reason: ReasonCreating, Message: "The sandbox is being made.", LastTransitionAt: now}
-	if !local {
+	if !r.local {
 		s.Status.Reason, s.Status.Message = ReasonPulling, fmt.Sprintf("The image %q is being pulled.", spec.Image)
 	}
 	return s
@@ -227,6 +243,7 @@ func (m *Manager) make(ctx context.Context, e *entry, spec *Spec, local bool) (*
 		case m.creating <- struct{}{}:
 			defer func() { <-m.creating }()
 		case <-ctx.Done():
+			m.engine.Release(e.id) // it was not given to Create
 			return nil, ctx.Err()
 		}
 	} else {

@@ -146,7 +146,7 @@ func TestFailedCreate(t *testing.T) {
 				t.Fatalf("got %+v", got)
 			}
 			r.p.onStep(failing(nil))
-			r.m.SweepNow()
+			r.quiesce()
 			if stored := r.stored(s.ID); stored.Status.State != sandbox.Failed || stored.Status.Reason != c.reason {
 				t.Fatalf("recorded as %+v", stored.Status)
 			}

@@ -43,9 +43,6 @@ func (m *Manager) sweepLoop() {
 // until something else is, at most sweepInterval.
 func (m *Manager) sweep() time.Duration {
 	now := m.now()
-	// Set first: whoever renews to an earlier time while this runs compares
-	// with a time that is too early rather than too late.
-	m.nextDue.Store(now.UnixNano())
 	running := int64(time.Since(m.started))
 	next := sweepInterval
 	for _, e := range m.index.all() {
@@ -68,7 +65,6 @@ func (m *Manager) sweep() time.Duration {
 			}
 		}
 	}
-	m.nextDue.Store(now.Add(next).UnixNano())
 	return next
 }
 
@@ -156,12 +152,12 @@ func (m *Manager) dropKeys() {
 // wakeFor makes the sweeper look again when something is due before it would
 // look anyway.
 func (m *Manager) wakeFor(at time.Time) {
-	if at.UnixNano() >= m.nextDue.Load() {
+	if at.Sub(m.now()) >= sweepInterval {
 		return
 	}
 	select {
 	case m.kick <- struct{}{}:
-	default:
+	default: // it is about to look
 	}
 }
 

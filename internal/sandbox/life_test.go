@@ -285,7 +285,7 @@ func TestExits(t *testing.T) {
 			_, err := r.m.Usage(t.Context(), s.ID)
 			wantError(t, err, sandbox.KindConflict, sandbox.CodeNotRunning)
 			r.clock.add(59 * time.Minute) // not FailedRetention: it did run
-			r.m.SweepNow()
+			r.quiesce()
 			if _, ok := r.h.box(s.ID); ok {
 				t.Fatal("it still holds resources")
 			}
@@ -330,9 +330,7 @@ func TestUnfreedSandboxIsRetried(t *testing.T) {
 	g.await(t)
 	r.await(s.ID, sandbox.Terminated)
 	r.p.onStep(failing(nil))
-	for r.m.Unfinished() {
-		r.m.SweepNow()
-	}
+	r.quiesce()
 	if _, ok := r.h.box(s.ID); ok {
 		t.Fatal("it still holds resources")
 	}

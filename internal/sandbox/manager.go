@@ -96,8 +96,7 @@ type Manager struct {
 	held     atomic.Int64
 	counts   counters
 
-	kick    chan struct{} // wakes the sweeper
-	nextDue atomic.Int64  // Unix nanoseconds of the sweeper's next look
+	kick chan struct{} // wakes the sweeper
 
 	// ctx ends when the Manager closes: whatever still waits gives up.
 	ctx     context.Context
@@ -289,8 +288,8 @@ func errClosing() *Error {
 		Message: "The server is shutting down. Try again when it is back."}
 }
 
-// errRecord reports a failed write of a record.
+// errRecord reports that a record could not be read or written.
 func errRecord(err error) *Error {
 	return &Error{Kind: KindUnavailable, Code: CodeInternal, RetryAfter: 2 * time.Second, Err: err,
-		Message: "The sandbox's record could not be written, so nothing was changed. Look in the server's log (is its disk full?) and try again."}
+		Message: "The sandbox's record could not be read or written, so nothing was changed. Look in the server's log (is its disk full?) and try again."}
 }

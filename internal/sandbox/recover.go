@@ -62,7 +62,9 @@ func (m *Manager) settle(r *Sandbox, found Found) {
 	}
 }
 
-// adopt records the state in which a sandbox was found.
+// adopt records the state in which a sandbox was found. Of a create whose
+// success was not recorded it is not known which volumes it made: those stay,
+// because keeping a volume too long is better than losing one.
 func (m *Manager) adopt(e *entry, state State, reason string) {
 	_ = e.force(func(s *Sandbox) error {
 		m.setStatus(s, state, reason, "")

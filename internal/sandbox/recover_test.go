@@ -71,9 +71,7 @@ func TestRecovery(t *testing.T) {
 			if got.Status.Reason != c.want.reason || got.Token != "secret" {
 				t.Fatalf("got %+v", got)
 			}
-			for r.m.Unfinished() {
-				r.m.SweepNow()
-			}
+			r.quiesce()
 			b, there := r.h.box(id)
 			if alive := c.want.state == sandbox.Running || c.want.state == sandbox.Paused; there != alive || alive && (!b.running || b.paused != (c.want.state == sandbox.Paused)) {
 				t.Fatalf("on the host: %+v, %v", b, there)
@@ -221,9 +219,7 @@ func crashAt(t *testing.T, op func(*rig, string) error, point int) (crashed bool
 			r.await(s.ID, sandbox.Running)
 		}
 	}
-	for r.m.Unfinished() {
-		r.m.SweepNow()
-	}
+	r.quiesce()
 	for _, s := range r.list() {
 		b, ok := r.h.box(s.ID)
 		switch s.Status.State {

@@ -131,6 +131,21 @@ func (r *rig) run(s *sandbox.Spec) *sandbox.Sandbox {
 	return r.await(r.create(s).ID, sandbox.Running)
 }
 
+// quiesce returns when nothing goes on and nothing is left to retry.
+func (r *rig) quiesce() {
+	r.t.Helper()
+	for end := time.Now().Add(patience); ; {
+		r.m.SweepNow()
+		if !r.m.Unfinished() {
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("it does not settle: %s", r.m.Describe())
+		}
+		time.Sleep(time.Millisecond) // no event tells that everything is over
+	}
+}
+
 func (r *rig) await(id string, state sandbox.State) *sandbox.Sandbox {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
