@@ -26,6 +26,10 @@ const (
 	// maxSlots keeps the user-id ranges within 32 bits: a slot has 2^28 ids
 	// (4,096 sandboxes of 65,536), and the first 2^28 are the host's own.
 	maxSlots = 14
+	// slotsDir holds one lock file for each slot. It is the same for every
+	// instance, whatever its run directory: addresses, user ids, interface names
+	// and packet filter tables belong to the machine.
+	slotsDir = "/run/paddock-slots"
 )
 
 // instance is one paddock on this machine: the owner of one data directory.
@@ -49,7 +53,7 @@ func openInstance(o *Options) (*instance, error) {
 	in := &instance{name: hex.EncodeToString(sum[:4]), dataDir: o.DataDir}
 	in.runDir = filepath.Join(o.RunDir, in.name)
 	for _, dir := range []string{
-		o.RunDir, in.runDir, in.shellsDir(), filepath.Join(o.RunDir, "slots"),
+		o.RunDir, in.runDir, in.shellsDir(), slotsDir,
 		o.DataDir, in.sandboxesDir(), in.trashDir(), in.volumesDir(),
 	} {
 		// 0700 throughout: layers and upper directories hold set-user-id
@@ -96,15 +100,15 @@ func (in *instance) takeSlot(o *Options) error {
 		order = append(order, n)
 	}
 	for _, n := range order {
-		f, err := lockFile(filepath.Join(o.RunDir, "slots", strconv.Itoa(n)))
+		f, err := lockFile(filepath.Join(slotsDir, strconv.Itoa(n)))
 		if err != nil {
 			continue
 		}
-		if !in.slotFree(f, o.RunDir) {
+		if !in.slotFree(f) {
 			f.Close()
 			continue
 		}
-		if err := rewrite(f, in.name); err != nil {
+		if err := rewrite(f, in.runDir); err != nil {
 			f.Close()
 			return err
 		}
@@ -115,16 +119,16 @@ func (in *instance) takeSlot(o *Options) error {
 	return fmt.Errorf("all %d slots of the subnet %s are taken by other paddock instances on this machine", slots, o.Subnet)
 }
 
-// slotFree reports whether the locked slot's last owner is us, or has no
-// sandboxes left.
-func (in *instance) slotFree(f *os.File, runDir string) bool {
-	b := make([]byte, 64)
+// slotFree reports whether the locked slot's last owner, whose run directory the
+// file names, is us or has no sandboxes left.
+func (in *instance) slotFree(f *os.File) bool {
+	b := make([]byte, unix.PathMax)
 	n, _ := f.ReadAt(b, 0)
 	owner := strings.TrimSpace(string(b[:n]))
-	if owner == "" || owner == in.name || strings.ContainsAny(owner, "/.") {
+	if !filepath.IsAbs(owner) || owner == in.runDir {
 		return true
 	}
-	left, err := os.ReadDir(filepath.Join(runDir, owner, "s"))
+	left, err := os.ReadDir(filepath.Join(owner, "s"))
 	return errors.Is(err, os.ErrNotExist) || (err == nil && len(left) == 0)
 }
 
