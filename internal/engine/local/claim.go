@@ -113,10 +113,12 @@ func (e *Engine) takeShell(ctx context.Context, id string) (*shell, error) {
 func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest, img *image.Image, argv []string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
 	defer cancel()
+	steps := newStopwatch()
 	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest}
 	if err := e.in.saveState(st); err != nil {
 		return nil, err
 	}
+	steps.done("record")
 	opened, made, err := e.openVolumes(req.Spec.Volumes)
 	defer closeVolumes(opened)
 	if err != nil {
@@ -129,10 +131,12 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err != nil {
 		return made, rootError(err)
 	}
+	steps.done("root")
 	limits := e.limits(req.Spec)
 	if err := s.group.SetLimits(limits); err != nil {
 		return made, fmt.Errorf("setting limits: %w", err)
 	}
+	steps.done("limits")
 	claim := &hostapi.Claim{
 		ID: s.id, Token: req.Token, Entrypoint: argv,
 		Env: environment(s.id, req.Spec, &img.Config),
@@ -142,8 +146,12 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err := s.conn.claim(ctx, claim); err != nil {
 		return made, err
 	}
+	steps.done("entrypoint")
 	st.Phase = phaseClaimed
-	return made, e.in.saveState(st)
+	err = e.in.saveState(st)
+	steps.done("settle")
+	e.log.Debug("claimed a shell", steps.attrs("sandbox", s.id)...)
+	return made, err
 }
 
 // limits are the spec's, with the defaults where it has none.

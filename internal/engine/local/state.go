@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,12 +34,27 @@ type state struct {
 	Image string `json:"image,omitempty"`
 }
 
+// stateSize is the size of state.json, in bytes: every state is padded to it,
+// so that writing one over another is a single write of one page, which a
+// killed process has done wholly or not at all. A new name and a rename would
+// cost ten times as much, on the path of every create.
+const stateSize = 1024
+
 func (in *instance) saveState(s *state) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(in.run(s.ID), "state.json"), b)
+	if len(b) > stateSize {
+		return fmt.Errorf("the state of %s has %d bytes, more than %d", s.ID, len(b), stateSize)
+	}
+	b = append(b, bytes.Repeat([]byte{' '}, stateSize-len(b))...)
+	f, err := os.OpenFile(filepath.Join(in.run(s.ID), "state.json"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	return errors.Join(err, f.Close())
 }
 
 func (in *instance) loadState(id string) (*state, error) {
