@@ -2,7 +2,9 @@ package local
 
 import (
 	"context"
+	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -77,6 +79,10 @@ func (e *Engine) checkVolume(m *sandbox.VolumeMount) error {
 		if _, _, ok := e.allowedRoot(m.HostPath); !ok {
 			return e.notAllowed(m)
 		}
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(e.in.volumesDir(), m.Claim)); err != nil && !m.CreateIfMissing {
+		return volumeMissing(m)
 	}
 	return nil
 }

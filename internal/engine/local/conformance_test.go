@@ -1,0 +1,67 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/enginetest"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+func TestConformance(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) enginetest.Host {
+		h := newHost(t)
+		return enginetest.Host{
+			Image: testImage,
+			Open: func(t *testing.T) sandbox.Engine {
+				e, err := New(context.Background(), h.opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return e
+			},
+			Leftovers: func(t *testing.T, id string) []string { return leftovers(t, h, id) },
+		}
+	})
+}
+
+// leftovers names what the host has of a sandbox.
+func leftovers(t *testing.T, h *host, id string) []string {
+	t.Helper()
+	var found []string
+	for _, pattern := range []string{
+		"/sys/fs/cgroup/*/" + id, "/sys/fs/cgroup/*/*/" + id,
+		h.opts.RunDir + "/*/s/" + id, h.opts.RunDir + "/*/runtime/" + id,
+		h.opts.DataDir + "/sandboxes/" + id + "/upper", h.opts.DataDir + "/sandboxes/" + id + "/work",
+	} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, paths...)
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if strings.HasSuffix(l.Attrs().Alias, "/"+id) {
+			found = append(found, "interface "+l.Attrs().Name)
+		}
+	}
+	for _, pattern := range []string{"/proc/[0-9]*/cgroup", "/proc/[0-9]*/cmdline", "/proc/self/mountinfo"} {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(id)) {
+				found = append(found, f)
+			}
+		}
+	}
+	return found
+}
