@@ -54,7 +54,9 @@ func runTask(task string) int {
 		} else {
 			fmt.Println("ready")
 		}
-		select {}
+		for {
+			syscall.Pause()
+		}
 	case "bomb": // fork until told otherwise, for ever
 		fmt.Println("ready")
 		for {
@@ -117,7 +119,7 @@ func hosts(t *testing.T) map[string]*Host {
 	}
 	list := map[string]*Host{real.Mode.String(): real}
 	if real.Mode == Hybrid {
-		b, err := os.ReadFile("/proc/self/mountinfo")
+		b, err := os.ReadFile("/proc/thread-self/mountinfo")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +222,16 @@ func start(t *testing.T, g *Group, task string) *exec.Cmd {
 	if err := g.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		// A frozen process of v1 dies only with the group.
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := g.Kill(ctx); err != nil {
+			t.Error(err)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("the task %q said %q, %v", task, line, err)
 	}
@@ -691,4 +702,65 @@ func BenchmarkLife(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestLimitsV2Files checks what is written on a v2 host with all controllers,
+// where this machine may have none: plain files stand in for the kernel's.
+func TestLimitsV2Files(t *testing.T) {
+	for _, test := range []struct {
+		limits Limits
+		want   map[string]string
+	}{
+		{
+			Limits{CPUMillis: 1500, MemoryBytes: 1 << 20, PIDs: 7},
+			map[string]string{"cpu.max": "150000 100000", "memory.max": "1048576", "memory.swap.max": "0", "pids.max": "7"},
+		},
+		{
+			Limits{},
+			map[string]string{"cpu.max": "max", "memory.max": "max", "memory.swap.max": "max", "pids.max": "max"},
+		},
+	} {
+		root := t.TempDir()
+		if err := os.Mkdir(filepath.Join(root, "a"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name := range test.want {
+			if err := os.WriteFile(filepath.Join(root, "a", name), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, err := openDir(root, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.close()
+		g := &Group{p: &Parent{dirs: []*dir{d}, unified: d, cpu: d, memory: d, pids: d}, id: "a"}
+		if err := g.SetLimits(test.limits); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range test.want {
+			if got, err := os.ReadFile(filepath.Join(root, "a", name)); err != nil || string(got) != want {
+				t.Errorf("%+v: %s is %q, %v, want %q", test.limits, name, got, err, want)
+			}
+		}
+	}
+}
+
+// TestMainThread: a goroutine that runs on the main thread can't end it, so a
+// group that the main thread entered could never be removed.
+func TestMainThread(t *testing.T) {
+	for range 200 {
+		if err := OnThread(func() error {
+			if onMainThread() {
+				return errors.New("on the main thread")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := errors.New("of f")
+	if err := OnThread(func() error { return want }); err != want {
+		t.Errorf("error %v", err)
+	}
 }

@@ -76,10 +76,12 @@ type mount struct {
 func Detect() (*Host, error) { return DetectAt("/") }
 
 // DetectAt looks at the host whose root directory is root: its
-// proc/self/mountinfo names the hierarchies, and the mount points in it are
+// proc/thread-self/mountinfo names the hierarchies, and the mount points in it are
 // taken to be below root.
 func DetectAt(root string) (*Host, error) {
-	f, err := os.Open(filepath.Join(root, "proc/self/mountinfo"))
+	// "self" would be the main thread's, which may be in another mount
+	// namespace than this one.
+	f, err := os.Open(filepath.Join(root, "proc/thread-self/mountinfo"))
 	if err != nil {
 		return nil, fmt.Errorf("finding the cgroup hierarchies: %w", err)
 	}

@@ -21,7 +21,7 @@ func fakeHost(t *testing.T, mountinfo string, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	put("proc/self/mountinfo", mountinfo)
+	put("proc/thread-self/mountinfo", mountinfo)
 	for name, content := range files {
 		put(name, content)
 	}
