@@ -1,0 +1,442 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/gateway"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func drain(b testing.TB, c *http.Client, req *http.Request) {
+	resp, err := c.Do(req)
+	if err != nil {
+		b.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+}
+
+// waitingFor makes a wait say that it has begun and last until it is released.
+func waitingFor(begun, release chan struct{}) func(context.Context) error {
+	return func(ctx context.Context) error {
+		begun <- struct{}{}
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Pending)
+	f.m.put("paused", sandbox.Paused)
+	host := strings.TrimPrefix(f.url, "http://")
+	for path, endpoint := range map[string]string{
+		"/v1/sandboxes/sb/endpoints/44772":                        "/v1/sandboxes/sb/proxy/44772",
+		"/v1/sandboxes/sb/endpoints/18080?use_server_proxy=true":  "/v1/sandboxes/sb/proxy/18080",
+		"/sandboxes/sb/endpoints/1?use_server_proxy=on":           "/sandboxes/sb/proxy/1",
+		"/v1/sandboxes/sb/endpoints/65535?use_server_proxy=False": "/v1/sandboxes/sb/proxy/65535",
+		"/v1/sandboxes/paused/endpoints/80":                       "/v1/sandboxes/paused/proxy/80",
+	} {
+		a := f.call("GET", path, "").is(200, "")
+		id := strings.Split(strings.TrimPrefix(path, "/v1"), "/")[2]
+		want := fmt.Sprintf(`{"endpoint":%q,"headers":{"OpenSandbox-Secure-Access":"token-of-%s"}}`+"\n", host+endpoint, id)
+		if a.body != want {
+			t.Errorf("%s = %s, want %s", path, a.body, want)
+		}
+	}
+	for _, port := range []string{"0", "65536", "-1", "+1", "x", "1.5", "99999999999999999999", "%20"} {
+		f.call("GET", "/v1/sandboxes/sb/endpoints/"+port, "").is(400, sandbox.CodeInvalidPort)
+	}
+	f.call("GET", "/v1/sandboxes/sb/endpoints/80?use_server_proxy=maybe", "").is(400, sandbox.CodeInvalidParameter).says("use_server_proxy", `"maybe"`)
+	f.call("GET", "/v1/sandboxes/sb/endpoints/80?expires=1999999999", "").is(400, sandbox.CodeNotSupported).says("expires")
+	f.call("GET", "/v1/sandboxes/no/endpoints/80", "").is(404, sandbox.CodeNotFound)
+	failed := f.m.put("failed", sandbox.Failed)
+	f.m.byID[failed.ID].Status.Message = "No such program."
+	f.call("GET", "/v1/sandboxes/failed/endpoints/80", "").is(409, sandbox.CodeNotRunning).says("No such program.")
+
+	named := start(t, func(o *Options) { o.PublicHost = "sandboxes.example:8443" })
+	named.m.put("sb", sandbox.Running)
+	if a := named.call("GET", "/v1/sandboxes/sb/endpoints/80", ""); a.member("endpoint") != "sandboxes.example:8443/v1/sandboxes/sb/proxy/80" {
+		t.Errorf("endpoint = %v", a.member("endpoint"))
+	}
+}
+
+func TestProxyAuthentication(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	f.m.put("other", sandbox.Running)
+	f.m.dial = program(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "inside") })
+	const path = "/v1/sandboxes/sb/proxy/80/x"
+	for _, c := range []struct {
+		key, token string
+		status     int
+	}{
+		{testKey, "", 200}, {"", "token-of-sb", 200}, {"wrong", "token-of-sb", 200}, {testKey, "wrong", 200},
+		{"", "", 401}, {"wrong", "", 401}, {"", "wrong", 401}, {"", "token-of-other", 401}, {"", testKey, 401}, {"", "token-of-s", 401},
+	} {
+		a := f.call("GET", path, "", "OPEN-SANDBOX-API-KEY", c.key, "OpenSandbox-Secure-Access", c.token)
+		if a.status != c.status {
+			t.Errorf("key %q, token %q: %d %s", c.key, c.token, a.status, a.body)
+		}
+		if c.status == 401 {
+			a.is(401, codeSecureAccess).says("OpenSandbox-Secure-Access", "endpoints")
+		}
+	}
+	// A stranger learns nothing from ids that do not exist, or from ports.
+	for _, p := range []string{"/v1/sandboxes/no/proxy/80/", "/sandboxes/sb/proxy/99999/", "/v1/sandboxes/sb/proxy/x", "/v1/sandboxes/%00/proxy/80"} {
+		f.call("GET", p, "", "OPEN-SANDBOX-API-KEY", "").is(401, codeSecureAccess)
+	}
+	// The token opens ports and nothing else.
+	for _, p := range []string{"/v1/sandboxes/sb", "/v1/sandboxes/sb/endpoints/80", "/v1/sandboxes/sb/logs"} {
+		f.call("GET", p, "", "OPEN-SANDBOX-API-KEY", "", "OpenSandbox-Secure-Access", "token-of-sb").is(401, codeMissingKey)
+	}
+	// A record without a token is not open to those who send none.
+	f.m.byID["sb"].Token = ""
+	f.call("GET", path, "", "OPEN-SANDBOX-API-KEY", "").is(401, codeSecureAccess)
+
+	open := start(t, func(o *Options) { o.APIKey, o.NoAuth = "", true })
+	open.m.put("sb", sandbox.Running)
+	open.m.dial = f.m.dial
+	open.call("GET", path, "", "OPEN-SANDBOX-API-KEY", "").is(200, "")
+}
+
+func TestProxy(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/redirect" {
+			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+			return
+		}
+		w.WriteHeader(http.StatusTeapot)
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %q token=%q id=%q", r.Method, r.RequestURI, b, r.Header.Get("X-EXECD-ACCESS-TOKEN"), r.Header.Get("X-Request-ID"))
+	})
+	a := f.call("POST", "/v1/sandboxes/sb/proxy/44772/command?a=1", "body", "X-Request-ID", "r-1").is(418, "")
+	if want := `POST /command?a=1 "body" token="token-of-sb" id="r-1"`; a.body != want {
+		t.Errorf("body = %s, want %s", a.body, want)
+	}
+	if got := a.header.Values("X-Request-ID"); len(got) != 1 || got[0] != "r-1" {
+		t.Errorf("X-Request-ID = %q", got)
+	}
+	if a := f.call("GET", "/sandboxes/sb/proxy/80", ""); !strings.HasPrefix(a.body, "GET / ") {
+		t.Errorf("without a path: %s", a.body)
+	}
+	for _, mount := range []string{"", "/v1"} {
+		a := f.call("GET", mount+"/sandboxes/sb/proxy/80/redirect", "")
+		if got := a.header.Get("Location"); got != mount+"/sandboxes/sb/proxy/80/elsewhere" {
+			t.Errorf("Location = %q", got)
+		}
+	}
+	f.call("GET", "/v1/sandboxes/no/proxy/80/", "").is(404, sandbox.CodeNotFound)
+	for _, port := range []string{"0", "65536", "x", "", "8_0", "%38%30"} {
+		f.call("GET", "/v1/sandboxes/sb/proxy/"+port+"/", "").is(400, sandbox.CodeInvalidPort)
+	}
+	f.call("TRACE", "/v1/sandboxes/sb/proxy/80/", "").is(405, codeMethod)
+	f.call("OPTIONS", "/v1/sandboxes/sb/proxy/80/", "").is(418, "")
+}
+
+func TestProxyToWhatDoesNotRun(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Paused)
+	f.call("GET", "/v1/sandboxes/sb/proxy/80/", "").is(409, sandbox.CodeNotRunning).says("paused")
+	f.m.put("up", sandbox.Running)
+	f.m.dial = tcpTo("127.0.0.1:1") // tcpmux: nobody listens there
+	f.call("GET", "/v1/sandboxes/up/proxy/80/", "").is(502, gateway.CodeConnectionFailed).says("port 80", `"up"`)
+}
+
+func TestRenewOnAccess(t *testing.T) {
+	f := start(t)
+	f.m.put("plain", sandbox.Running)
+	f.m.put("sb", sandbox.Running)
+	f.m.byID["sb"].Spec.Extensions = map[string]string{extensionRenew: "300"}
+	f.m.dial = program(t, func(http.ResponseWriter, *http.Request) {})
+	f.call("GET", "/v1/sandboxes/plain/proxy/80/", "").is(200, "")
+	f.call("GET", "/v1/sandboxes/sb/proxy/80/", "", "OpenSandbox-Access-Renew", "skip").is(200, "")
+	f.call("GET", "/v1/sandboxes/sb/proxy/80/", "", "OPEN-SANDBOX-API-KEY", "").is(401, "")
+	if len(f.m.renewals) != 0 {
+		t.Errorf("renewed: %v", f.m.renewals)
+	}
+	f.call("GET", "/v1/sandboxes/sb/proxy/80/", "").is(200, "")
+	f.call("GET", "/v1/sandboxes/sb/proxy/80/", "", "OpenSandbox-Access-Renew", "Skip").is(200, "")
+	if fmt.Sprint(f.m.renewals) != "[sb sb]" {
+		t.Errorf("renewed: %v", f.m.renewals)
+	}
+	if a := f.call("GET", "/v1/sandboxes/sb", ""); a.member("extensions") != nil {
+		t.Errorf("the setting is shown: %s", a.body)
+	}
+}
+
+func TestStreamLogs(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	pr, pw := io.Pipe()
+	f.m.log = pr
+	req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes/sb/logs?tail=7&since=2029-01-01T00:00:00Z&timestamps=1&follow=true", nil)
+	req.Header.Set("OPEN-SANDBOX-API-KEY", testKey)
+	resp, err := http.DefaultClient.Do(req) // the header comes before any line
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	for _, line := range []string{"one\n", "<script>\xff\n"} {
+		io.WriteString(pw, line)
+		if got, err := lines.ReadString('\n'); err != nil || got != line {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	pw.CloseWithError(io.ErrUnexpectedEOF)
+	if _, err := lines.ReadByte(); err == nil || err == io.EOF {
+		t.Errorf("a log that breaks off ends with %v", err)
+	}
+	if resp.Header.Get("Content-Type") != textPlain || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("headers = %v", resp.Header)
+	}
+	want := sandbox.LogOptions{Tail: 7, Since: time.Date(2029, 1, 1, 0, 0, 0, 0, time.UTC), Timestamps: true, Follow: true}
+	if f.m.logOpts != want {
+		t.Errorf("options = %+v, want %+v", f.m.logOpts, want)
+	}
+
+	f.m.log, f.m.logText = nil, "all of it"
+	for _, query := range []string{"", "?tail=all", "?tail=0", "?since=10m"} {
+		if a := f.call("GET", "/v1/sandboxes/sb/logs"+query, "").is(200, ""); a.body != "all of it" {
+			t.Errorf("%s: %q", query, a.body)
+		}
+	}
+	for query, says := range map[string]string{"tail=-1": "tail", "tail=x": "tail", "since=yesterday": "since", "since=10": "since", "since=99999d": "since", "follow=perhaps": "follow", "timestamps=x": "timestamps"} {
+		f.call("GET", "/v1/sandboxes/sb/logs?"+query, "").is(400, sandbox.CodeInvalidParameter).says(says)
+	}
+	f.call("GET", "/v1/sandboxes/no/logs", "").is(404, sandbox.CodeNotFound)
+}
+
+func TestDiagnosticLogs(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	f.m.logText = "a\nb\xff\n"
+	a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=%20Container", "").is(200, "")
+	want := `{"content":"a\nb` + "\uFFFD" + `\n","contentLength":7,"contentType":"text/plain; charset=utf-8","delivery":"inline","kind":"logs","sandboxId":"sb","scope":"container","truncated":false}` + "\n"
+	if a.body != want {
+		t.Errorf("body = %s\nwant   %s", a.body, want)
+	}
+	if f.m.logOpts != (sandbox.LogOptions{Tail: 100, Timestamps: true}) {
+		t.Errorf("options = %+v", f.m.logOpts)
+	}
+	if a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=all", ""); a.member("warnings") == nil {
+		t.Errorf("no warning: %s", a.body)
+	}
+	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=runtime", "").is(400, codeScope).says(`"runtime"`)
+	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=", "").is(400, codeScope)
+
+	a = f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?tail=5", "").is(200, "")
+	if a.header.Get("Deprecation") != "true" || a.header.Get("Content-Type") != textPlain || f.m.logOpts.Tail != 5 {
+		t.Errorf("%v, %+v", a.header, f.m.logOpts)
+	}
+	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?tail=10001", "").is(400, sandbox.CodeInvalidParameter)
+
+	// Lines that do not fit: the newest are kept, from the start of a line.
+	f.m.logText = strings.Repeat("old line\n", 500_000) + "newest\n"
+	a = f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=container", "").is(200, "")
+	text, _ := a.member("content").(string)
+	if len(text) > maxInlineLog || !strings.HasPrefix(text, "old line\n") || !strings.HasSuffix(text, "newest\n") || a.member("truncated") != true {
+		t.Errorf("%d bytes: %.20q … %v", len(text), text, a.member("truncated"))
+	}
+}
+
+// images is an Images without a registry.
+type images struct {
+	pull    func(ctx context.Context, ref string, p *sandbox.Platform, auth *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error)
+	export  func(w io.Writer) error
+	taken   string
+	removed string
+	all     bool
+	fail    error
+}
+
+var python = &image.Image{Name: "docker.io/library/python:3.11", Digest: "sha256:1", Platform: sandbox.Platform{OS: "linux", Arch: "amd64"}, SizeBytes: 7, CreatedAt: created}
+
+const pythonJSON = `{"createdAt":"2030-01-02T03:04:05.678901Z","digest":"sha256:1","name":"docker.io/library/python:3.11","platform":{"arch":"amd64","os":"linux"},"sizeBytes":7}`
+
+func (i *images) List(context.Context) ([]*image.Image, error) {
+	return []*image.Image{python}, i.fail
+}
+func (i *images) Pull(ctx context.Context, ref string, p *sandbox.Platform, auth *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error) {
+	return i.pull(ctx, ref, p, auth, progress)
+}
+func (i *images) Import(_ context.Context, r io.Reader, name string) ([]*image.Image, error) {
+	b, err := io.ReadAll(r)
+	i.taken = name + ":" + string(b)
+	if err != nil {
+		return nil, sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeImageInvalid, "The archive is damaged.")
+	}
+	return []*image.Image{python}, i.fail
+}
+func (i *images) Export(_ context.Context, _ string, w io.Writer) error { return i.export(w) }
+func (i *images) Remove(_ context.Context, ref string) error {
+	i.removed = ref
+	return i.fail
+}
+func (i *images) Prune(_ context.Context, all bool) (image.PruneResult, error) {
+	i.all = all
+	return image.PruneResult{Bytes: 5}, i.fail
+}
+
+func startWithImages(t *testing.T) (*fixture, *images) {
+	i := new(images)
+	return start(t, func(o *Options) { o.Images = i }), i
+}
+
+func TestImages(t *testing.T) {
+	f, i := startWithImages(t)
+	if a := f.call("GET", "/v1/images", "").is(200, ""); a.body != `{"items":[`+pythonJSON+`]}`+"\n" {
+		t.Errorf("body = %s", a.body)
+	}
+	f.call("DELETE", "/v1/images?ref=python%3A3.11", "").is(204, "")
+	if i.removed != "python:3.11" {
+		t.Errorf("removed %q", i.removed)
+	}
+	f.call("DELETE", "/v1/images", "").is(400, sandbox.CodeInvalidParameter).says("ref is missing")
+	f.call("DELETE", "/v1/images?ref="+strings.Repeat("a", 2000), "").is(400, sandbox.CodeInvalidParameter)
+	if a := f.call("POST", "/v1/images/prune", `{"all":true}`).is(200, ""); a.body != `{"bytes":5,"images":[]}`+"\n" || !i.all {
+		t.Errorf("body = %s, all %v", a.body, i.all)
+	}
+	f.call("POST", "/v1/images/prune", "").is(200, "")
+	if i.all {
+		t.Error("a prune without a body is one of everything")
+	}
+	f.call("POST", "/v1/images/prune", `{"al":true}`).is(400, sandbox.CodeInvalidParameter).says("al", "all")
+	i.fail = sandbox.Errorf(sandbox.KindConflict, sandbox.CodeImageInUse, "In use.")
+	f.call("DELETE", "/v1/images?ref=x", "").is(409, sandbox.CodeImageInUse)
+	start(t).call("GET", "/v1/images", "").is(501, sandbox.CodeNotSupported)
+}
+
+func TestPull(t *testing.T) {
+	f, i := startWithImages(t)
+	i.pull = func(_ context.Context, ref string, p *sandbox.Platform, auth *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error) {
+		if ref != "python:3.11" || p.Arch != "arm64" || auth.Password != "p" {
+			t.Errorf("pull of %s for %v with %v", ref, p, auth)
+		}
+		if progress != nil {
+			progress(image.Progress{Phase: image.PhaseDownloading, LayersTotal: 2, BytesDone: 5})
+			progress(image.Progress{Phase: image.PhaseUnpacking, LayersDone: 1, LayersTotal: 2})
+		}
+		return python, nil
+	}
+	const body = `{"image":{"uri":"python:3.11","auth":{"username":"u","password":"p"}},"platform":{"os":"linux","arch":"arm64"}}`
+	if a := f.call("POST", "/v1/images", body).is(200, ""); a.body != pythonJSON+"\n" {
+		t.Errorf("body = %s", a.body)
+	}
+	a := f.call("POST", "/v1/images", body, "Accept", "text/html, text/event-stream;q=0.5").is(200, "")
+	events := strings.Split(strings.TrimSpace(a.body), "\n\n")
+	if len(events) != 3 || !strings.Contains(events[0], `"phase":"downloading"`) || !strings.Contains(events[1], `"layersDone":1`) ||
+		!strings.Contains(events[2], `"image":`+pythonJSON) || !strings.Contains(events[2], `"phase":"done"`) {
+		t.Errorf("events = %q", events)
+	}
+	for _, bad := range []string{`{}`, `{"image":{}}`, `{"image":{"uri":"x"},"platform":{"os":"windows","arch":"amd64"}}`, `[]`} {
+		f.call("POST", "/v1/images", bad).is(400, "")
+	}
+
+	// A failure is an ordinary error before the first event and an event after.
+	missing := sandbox.Errorf(sandbox.KindNotFound, sandbox.CodeImageNotFound, "No such image.")
+	begin := false
+	i.pull = func(_ context.Context, _ string, _ *sandbox.Platform, _ *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error) {
+		if begin {
+			progress(image.Progress{Phase: image.PhaseResolving})
+		}
+		return nil, missing
+	}
+	f.call("POST", "/v1/images", body, "Accept", "text/event-stream").is(404, sandbox.CodeImageNotFound)
+	begin = true
+	a = f.call("POST", "/v1/images", body, "Accept", "text/event-stream").is(200, "")
+	if !strings.Contains(a.body, `"error":{"code":"SANDBOX::IMAGE_NOT_FOUND","message":"No such image."}`) || !strings.Contains(a.body, `"phase":"error"`) {
+		t.Errorf("events = %s", a.body)
+	}
+}
+
+func TestPullEndsWithItsClient(t *testing.T) {
+	f, i := startWithImages(t)
+	begun, ended := make(chan struct{}), make(chan struct{})
+	i.pull = func(ctx context.Context, _ string, _ *sandbox.Platform, _ *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error) {
+		progress(image.Progress{Phase: image.PhaseResolving})
+		close(begun)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ := http.NewRequestWithContext(ctx, "POST", f.url+"/v1/images", strings.NewReader(`{"image":{"uri":"x"}}`))
+	req.Header.Set("OPEN-SANDBOX-API-KEY", testKey)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	cancel()
+	resp.Body.Close()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Error("the pull goes on")
+	}
+}
+
+func TestImportAndExport(t *testing.T) {
+	f, i := startWithImages(t)
+	archive := strings.Repeat("tar", 1<<20) // more than a JSON body may have
+	if a := f.call("POST", "/v1/images/import?name=mine%3A1", archive, "Content-Type", "application/octet-stream").is(200, ""); a.body != `{"items":[`+pythonJSON+`]}`+"\n" || i.taken != "mine:1:"+archive {
+		t.Errorf("body = %s, %d bytes taken", a.body, len(i.taken))
+	}
+	f.call("POST", "/v1/images/import", "").is(400, sandbox.CodeInvalidParameter).says("empty")
+
+	i.export = func(w io.Writer) error { _, err := io.WriteString(w, archive); return err }
+	if a := f.call("GET", "/v1/images/export?ref=x", "").is(200, ""); a.body != archive || a.header.Get("Content-Type") != "application/x-tar" {
+		t.Errorf("%d bytes, %v", len(a.body), a.header)
+	}
+	i.export = func(io.Writer) error { return sandbox.Errorf(sandbox.KindNotFound, sandbox.CodeImageNotFound, "No.") }
+	f.call("GET", "/v1/images/export?ref=x", "").is(404, sandbox.CodeImageNotFound)
+	f.call("GET", "/v1/images/export", "").is(400, sandbox.CodeInvalidParameter)
+
+	i.export = func(w io.Writer) error {
+		io.WriteString(w, archive)
+		return io.ErrUnexpectedEOF
+	}
+	req, _ := http.NewRequest("GET", f.url+"/v1/images/export?ref=x", nil)
+	req.Header.Set("OPEN-SANDBOX-API-KEY", testKey)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Error("an archive that broke off looks whole")
+	}
+}
+
+func BenchmarkProxy(b *testing.B) {
+	f := start(b, func(o *Options) { o.Logger = quiet() })
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "pong") })
+	req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes/sb/proxy/44772/ping", nil)
+	req.Header.Set("OpenSandbox-Secure-Access", "token-of-sb")
+	b.ReportAllocs()
+	for b.Loop() {
+		drain(b, http.DefaultClient, req)
+	}
+}
