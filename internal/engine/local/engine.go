@@ -228,6 +228,9 @@ func (e *Engine) Close() error {
 	if e.threads != nil {
 		e.threads.Close()
 	}
+	if e.runtime != nil {
+		errs = append(errs, e.runtime.Close())
+	}
 	if e.cgroups != nil {
 		e.cgroups.Close()
 	}

@@ -99,6 +99,7 @@ func (e *Engine) tryShell(ctx context.Context, id string) (*shell, error) {
 }
 
 func (e *Engine) buildShell(ctx context.Context, s *shell) error {
+	steps := newStopwatch()
 	var err error
 	if s.index, err = e.indexes.take(); err != nil {
 		return err
@@ -114,12 +115,15 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	if err := e.prepareDisk(s); err != nil {
 		return err
 	}
+	steps.done("disk")
 	if s.group, err = e.cgroups.Create(s.id); err != nil {
 		return err
 	}
+	steps.done("cgroup")
 	if err := e.startExecd(ctx, s); err != nil {
 		return err
 	}
+	steps.done("runtime")
 	st.PID, st.PIDStart = s.pid, s.start
 	if err := e.in.saveState(st); err != nil {
 		return err
@@ -132,6 +136,7 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	if s.addr, err = e.network.Attach(ctx, netns, s.index, e.in.alias(s.id)); err != nil {
 		return err
 	}
+	steps.done("network")
 	// The OCI runtime returns before execd has been exec'ed.
 	if s.conn, err = dialExecd(ctx, e.in.socket(s.id)); err != nil {
 		return err
@@ -139,6 +144,8 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	if err := s.conn.ping(ctx); err != nil {
 		return fmt.Errorf("waiting for execd: %w", err)
 	}
+	steps.done("execd")
+	e.log.Debug("made a shell", steps.attrs("sandbox", s.id)...)
 	st.Phase = phaseShell
 	return e.in.saveState(st)
 }

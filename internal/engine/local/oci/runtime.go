@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,6 +29,9 @@ type Runtime struct {
 	kind Kind
 	// path of the binary and the directory where it keeps its state.
 	path, root string
+	// mountNS is the mount namespace that the runtime is started in; -1 means
+	// the caller's own.
+	mountNS int
 }
 
 // Start is one shell to be started.
@@ -57,7 +59,19 @@ func New(kind Kind, path, root string) (*Runtime, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
-	return &Runtime{kind: kind, path: found, root: root}, nil
+	r := &Runtime{kind: kind, path: found, root: root}
+	if r.mountNS, err = withoutUnifiedCgroup(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Close releases what New opened.
+func (r *Runtime) Close() error {
+	if r.mountNS < 0 {
+		return nil
+	}
+	return unix.Close(r.mountNS)
 }
 
 // Kind says which runtime this is.
@@ -88,7 +102,7 @@ func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
 }
 
 func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
-	if err := hideUnifiedCgroup(); err != nil {
+	if err := r.enterMountNS(); err != nil {
 		return err
 	}
 	errLog, err := os.OpenFile(filepath.Join(s.Bundle, "execd.err"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -161,23 +175,58 @@ func (r *Runtime) Known() ([]string, error) {
 	return ids, nil
 }
 
-// hideUnifiedCgroup gives the calling thread a mount namespace in which the
-// cgroup v2 hierarchy of a hybrid host is not to be seen. crun refuses such a
-// host while a controller sits on v2 ("cgroups in hybrid mode not supported"),
-// and unmounting it for everybody is not ours to do.
-func hideUnifiedCgroup() error {
+// withoutUnifiedCgroup returns a mount namespace in which the cgroup v2
+// hierarchy of a hybrid host is not to be seen, or -1 on other hosts. crun
+// refuses a hybrid host while a controller sits on v2 ("cgroups in hybrid mode
+// not supported"), and unmounting it for everybody is not ours to do. Mounts and
+// unmounts of the host still reach the namespace.
+func withoutUnifiedCgroup() (int, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup/unified", &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+	if err := unix.Statfs(unifiedCgroup, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+		return -1, nil
+	}
+	type result struct {
+		fd  int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends here
+		fd, err := hideUnifiedCgroup()
+		done <- result{fd, err}
+	}()
+	r := <-done
+	return r.fd, r.err
+}
+
+// unifiedCgroup is where hybrid hosts mount the cgroup v2 hierarchy
+// (systemd's convention, which crun follows).
+const unifiedCgroup = "/sys/fs/cgroup/unified"
+
+func hideUnifiedCgroup() (int, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return -1, fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return -1, fmt.Errorf("detaching the mount namespace: %w", err)
+	}
+	if err := unix.Unmount(unifiedCgroup, unix.MNT_DETACH); err != nil {
+		return -1, fmt.Errorf("hiding %s: %w", unifiedCgroup, err)
+	}
+	return unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// enterMountNS moves the calling thread, which is not used for anything else
+// afterwards.
+func (r *Runtime) enterMountNS() error {
+	if r.mountNS < 0 {
 		return nil
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w", err)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unsharing the thread's root: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", err)
-	}
-	if err := unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("hiding the unified cgroup hierarchy: %w", err)
+	if err := unix.Setns(r.mountNS, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("entering the mount namespace: %w", err)
 	}
 	return nil
 }
