@@ -745,22 +745,3 @@ func TestLimitsV2Files(t *testing.T) {
 		}
 	}
 }
-
-// TestMainThread: a goroutine that runs on the main thread can't end it, so a
-// group that the main thread entered could never be removed.
-func TestMainThread(t *testing.T) {
-	for range 200 {
-		if err := OnThread(func() error {
-			if onMainThread() {
-				return errors.New("on the main thread")
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := errors.New("of f")
-	if err := OnThread(func() error { return want }); err != want {
-		t.Errorf("error %v", err)
-	}
-}

@@ -6,10 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
 // Start starts cmd so that it and all that it forks are in the group from the
@@ -22,39 +23,11 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 	if !g.p.threaded() {
 		return g.StartHere(cmd)
 	}
-	return OnThread(func() error { return g.StartHere(cmd) })
+	return thread.Run(func() error { return g.StartHere(cmd) })
 }
-
-// OnThread runs f on an operating system thread of its own and returns what f
-// returns. The thread ends afterwards, so f may change what can't be changed
-// back, such as its cgroups and mount namespace. It is never the process's main
-// thread: that one can't end, and the Go runtime would park it, changed, for
-// ever.
-func OnThread(f func() error) error {
-	done := make(chan error, 1)
-	go onThread(f, done)
-	return <-done
-}
-
-func onThread(f func() error, done chan<- error) {
-	runtime.LockOSThread()
-	if onMainThread() {
-		// While this goroutine keeps the main thread, another one can't get
-		// it.
-		defer runtime.UnlockOSThread()
-		inner := make(chan error, 1)
-		go onThread(f, inner)
-		done <- <-inner
-		return
-	}
-	// Never unlocked: the thread ends with this goroutine.
-	done <- f()
-}
-
-func onMainThread() bool { return unix.Gettid() == unix.Getpid() }
 
 // StartHere is Start on the calling goroutine's thread; see EnterThread for
-// what that demands of it. Use it within OnThread.
+// what that demands of it. Use it within thread.Run.
 func (g *Group) StartHere(cmd *exec.Cmd) error {
 	if err := g.EnterThread(); err != nil {
 		return err
@@ -75,13 +48,13 @@ func (g *Group) StartHere(cmd *exec.Cmd) error {
 
 // EnterThread puts the calling thread into the group in all v1 hierarchies, so
 // that what it forks is in them. The calling goroutine must be locked to it and
-// never be unlocked, as within OnThread; the thread counts as one of the group's
+// never be unlocked, as within thread.Run; the thread counts as one of the group's
 // tasks, and keeps the group from being removed, until it ends. It fails on the
 // main thread, which never ends. It does nothing where there is no v1
 // hierarchy. In the v2 hierarchy threads can't be moved one by one: see OpenDir.
 func (g *Group) EnterThread() error {
-	if g.p.threaded() && onMainThread() {
-		return errors.New("entering the cgroup: the main thread must not, use OnThread")
+	if g.p.threaded() && thread.OnMain() {
+		return errors.New("entering the cgroup: the main thread must not, use thread.Run")
 	}
 	for _, d := range g.p.dirs {
 		if d.v2 {

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
 // Problem is something about the host that keeps paddock from doing all that
@@ -83,12 +84,7 @@ func (n *Network) filterProblem(ctx context.Context) (*Problem, error) {
 // vethProblem makes a pair in a network namespace of its own, that ends with
 // the thread.
 func (n *Network) vethProblem(ctx context.Context) (*Problem, error) {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- tryVeth(ctx)
-	}()
-	err := <-done
+	err := thread.Run(func() error { return tryVeth(ctx) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return &Problem{
 			What:   "The kernel has no veth interfaces.",
