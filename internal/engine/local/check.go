@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -79,10 +81,43 @@ func (e *Engine) checkVolume(m *sandbox.VolumeMount) error {
 		if _, _, ok := e.allowedRoot(m.HostPath); !ok {
 			return e.notAllowed(m)
 		}
-		return nil
+		return e.checkLinks(m)
 	}
 	if _, err := os.Lstat(filepath.Join(e.in.volumesDir(), m.Claim)); err != nil && !m.CreateIfMissing {
 		return volumeMissing(m)
+	}
+	return nil
+}
+
+// checkLinks refuses at once a host path that a link leads astray. The mount
+// itself checks again: the path may have changed by then.
+func (e *Engine) checkLinks(m *sandbox.VolumeMount) error {
+	root, rel, _ := e.allowedRoot(m.HostPath)
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // said with its reason when it is opened to be mounted
+	}
+	defer func() { unix.Close(at) }()
+	if rel != "" {
+		fd, err := unix.Openat2(at, rel, beneath)
+		if astray(err) {
+			return e.linkRefused(m, root)
+		}
+		if err != nil {
+			return nil
+		}
+		unix.Close(at)
+		at = fd
+	}
+	if m.SubPath == "" {
+		return nil
+	}
+	sub, err := unix.Openat2(at, m.SubPath, beneath)
+	if astray(err) {
+		return subPathRefused(m, err)
+	}
+	if err == nil {
+		unix.Close(sub)
 	}
 	return nil
 }

@@ -60,10 +60,14 @@ func (e *Engine) openVolume(m *sandbox.VolumeMount) (fd int, created bool, err e
 	// anywhere, and are followed only as long as they stay beneath.
 	sub, err := openBeneath(fd, m.SubPath, 0o755)
 	if err != nil {
-		return -1, created, sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidSubPath,
-			"Volume %q: subPath %q can't be opened: %s. It must be a directory within the volume, reached by no link that leaves it.", m.Name, m.SubPath, plain(err))
+		return -1, created, subPathRefused(m, err)
 	}
 	return sub, created, nil
+}
+
+func subPathRefused(m *sandbox.VolumeMount, err error) error {
+	return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidSubPath,
+		"Volume %q: subPath %q can't be opened: %s. It must be a directory within the volume, reached by no link that leaves it.", m.Name, m.SubPath, plain(err))
 }
 
 func (e *Engine) openNamed(m *sandbox.VolumeMount) (int, bool, error) {
@@ -109,13 +113,20 @@ func (e *Engine) openHostPath(m *sandbox.VolumeMount) (int, error) {
 	switch {
 	case err == nil:
 		return fd, nil
-	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP):
-		return -1, sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeHostPathNotAllowed,
-			"Volume %q: host.path %q leads out of the allowed directory %q through a link.", m.Name, m.HostPath, root)
+	case astray(err):
+		return -1, e.linkRefused(m, root)
 	}
 	return -1, sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeHostPathNotFound,
 		"Volume %q: host.path %q can't be used: %s. It must be a directory, or a path where one can be made.", m.Name, m.HostPath, plain(err))
 }
+
+func (e *Engine) linkRefused(m *sandbox.VolumeMount, root string) error {
+	return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeHostPathNotAllowed,
+		"Volume %q: host.path %q leads out of the allowed directory %q through a link.", m.Name, m.HostPath, root)
+}
+
+// astray reports whether a path was refused for a link that leaves its root.
+func astray(err error) bool { return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ELOOP) }
 
 // allowedRoot finds the allowed directory that holds p.
 func (e *Engine) allowedRoot(p string) (root, rel string, ok bool) {
@@ -141,13 +152,15 @@ func (e *Engine) notAllowed(m *sandbox.VolumeMount) error {
 		"Volume %q: host.path %q is not allowed: %s.", m.Name, m.HostPath, allowed)
 }
 
+// beneath opens a directory that is reached without leaving where it began.
+var beneath = &unix.OpenHow{
+	Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+	Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+}
+
 // openBeneath opens the directory rel beneath at, making missing parts.
 func openBeneath(at int, rel string, mode uint32) (int, error) {
-	how := &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	fd, err := unix.Openat2(at, rel, how)
+	fd, err := unix.Openat2(at, rel, beneath)
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
@@ -162,7 +175,7 @@ func openBeneath(at int, rel string, mode uint32) (int, error) {
 	if err := unix.Mkdirat(dir, name, mode); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
-	return unix.Openat2(at, rel, how)
+	return unix.Openat2(at, rel, beneath)
 }
 
 // plain is an errno as a phrase.
