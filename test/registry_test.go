@@ -103,8 +103,6 @@ func TestPulls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	repository, _, _ := strings.Cut(ref, ":1")
-	_ = repository
 	wantRunning(t, s, open.Host+"/team/busybox@"+img.Digest, nil)
 
 	wantRefused(t, s, open.Host+"/team/none:1", nil, http.StatusNotFound, "team/none")
@@ -135,15 +133,39 @@ func TestUnreachableRegistry(t *testing.T) {
 	wantRefused(t, s, l.Addr().String()+"/x:1", nil, http.StatusServiceUnavailable, l.Addr().String())
 }
 
+// largestBlob is the digest of a layout's largest blob.
+func largestBlob(t *testing.T, layout string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(layout, "blobs", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	best, size := "", int64(-1)
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Size() > size {
+			best, size = filepath.Base(f), st.Size()
+		}
+	}
+	return best
+}
+
 func TestRegistryFaults(t *testing.T) {
 	harness.RequireProgram(t, "docker-registry")
 	s := pullServer(t)
 	registry := imagetest.StartRegistry(t, imagetest.RegistryOptions{})
 	proxy := registry.Proxy(t)
+	// Each image has a large layer of its own, so that none is there already.
+	size := 3 << 20
+	var largest string
 	push := func(name string) string {
-		img := withBulk(imagetest.Busybox(t), 3<<20)
-		img.Config.Labels = map[string]string{"name": name}
-		ref := registry.Push(t, imagetest.Layout(t, "", img), name, "1")
+		size++
+		layout := imagetest.Layout(t, "", withBulk(imagetest.Busybox(t), size))
+		largest = largestBlob(t, layout)
+		ref := registry.Push(t, layout, name, "1")
 		return proxy.Host + strings.TrimPrefix(ref, registry.Host)
 	}
 	fails := func(t *testing.T, ref string) *client.Sandbox {
@@ -160,7 +182,7 @@ func TestRegistryFaults(t *testing.T) {
 	}
 	t.Run("dies in a layer and stays away", func(t *testing.T) {
 		ref := push("dies")
-		proxy.SetFault(imagetest.Cut(1<<20, 1000))
+		proxy.SetFault(imagetest.Cut(4096, 1<<20))
 		defer proxy.SetFault(nil)
 		fails(t, ref)
 		proxy.SetFault(nil)
@@ -174,7 +196,7 @@ func TestRegistryFaults(t *testing.T) {
 	})
 	t.Run("wrong bytes", func(t *testing.T) {
 		ref := push("spoilt")
-		proxy.SetFault(imagetest.Spoil(100))
+		proxy.SetFault(imagetest.Spoil(2 << 20))
 		defer proxy.SetFault(nil)
 		fails(t, ref)
 		proxy.SetFault(nil)
@@ -193,7 +215,7 @@ func TestRegistryFaults(t *testing.T) {
 	t.Run("delete during the pull", func(t *testing.T) {
 		ref := push("slow")
 		started, release := make(chan struct{}), make(chan struct{})
-		proxy.SetFault(imagetest.Hang("/blobs/", started, release))
+		proxy.SetFault(imagetest.Hang(largest, started, release))
 		defer proxy.SetFault(nil)
 		defer close(release)
 		sb, err := s.Client.Create(t.Context(), client.CreateRequest{Image: ref, Entrypoint: forever, Timeout: 10 * time.Minute})
@@ -218,7 +240,7 @@ func TestRegistryFaults(t *testing.T) {
 	t.Run("killed during the pull", func(t *testing.T) {
 		ref := push("killed")
 		started, release := make(chan struct{}), make(chan struct{})
-		proxy.SetFault(imagetest.Hang("/blobs/", started, release))
+		proxy.SetFault(imagetest.Hang(largest, started, release))
 		sb, err := s.Client.Create(t.Context(), client.CreateRequest{Image: ref, Entrypoint: forever, Timeout: 10 * time.Minute})
 		if err != nil {
 			t.Fatal(err)
