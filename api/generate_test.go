@@ -43,7 +43,7 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, want) {
-				t.Errorf("%s is stale: run `go generate ./api/...`", c.want)
+				t.Errorf("%s is stale: run `go generate ./api`", c.want)
 			}
 		})
 	}

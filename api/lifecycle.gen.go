@@ -183,7 +183,7 @@ type NamedVolume struct {
 	ClaimName   string   `json:"claimName"`
 
 	// CreateIfNotExists Make it when there is none of that name.
-	CreateIfNotExists bool `json:"createIfNotExists,omitempty,omitzero"`
+	CreateIfNotExists *bool `json:"createIfNotExists,omitempty"`
 
 	// DeleteOnSandboxTermination Remove it with the sandbox, if this create made it.
 	DeleteOnSandboxTermination bool `json:"deleteOnSandboxTermination,omitempty,omitzero"`
