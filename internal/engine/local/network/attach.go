@@ -65,10 +65,13 @@ func (n *Network) attach(ctx context.Context, netnsFD, index int, addr netip.Add
 	answers, err := host.do(n.newPair(netnsFD, name, addr), getLink(name))
 	var refused *batchError
 	if errors.As(err, &refused) && refused.at == 0 {
-		if errors.Is(err, unix.EEXIST) {
-			err = fmt.Errorf("%w: %w", ErrBusy, err)
+		switch {
+		case !errors.Is(err, unix.EEXIST):
+			return err
+		case len(answers) == 0:
+			return fmt.Errorf("the network namespace has an %s already: %w", peerName, err)
 		}
-		return err
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	if err == nil {
 		err = n.configure(host, inside, answers, addr, alias)

@@ -98,7 +98,8 @@ func (e *batchError) Unwrap() error { return e.err }
 
 // do sends requests in one system call and returns what the kernel answers
 // besides acknowledgements. All requests are carried out, those after a failed
-// one too; the error is a *batchError of the first that failed.
+// one too; the error is then a *batchError of the first that failed, and what
+// the others were answered is returned as well.
 func (c *conn) do(msgs ...netlink.Message) ([]netlink.Message, error) {
 	for i := range msgs {
 		msgs[i].Header.Flags |= netlink.Acknowledge
@@ -131,7 +132,7 @@ func (c *conn) do(msgs ...netlink.Message) ([]netlink.Message, error) {
 		}
 	}
 	if first != nil {
-		return nil, first
+		return answers, first
 	}
 	return answers, nil
 }
