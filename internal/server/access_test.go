@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,17 +14,6 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/image"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-func drain(b testing.TB, c *http.Client, req *http.Request) {
-	resp, err := c.Do(req)
-	if err != nil {
-		b.Fatal(err)
-	}
-	io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-}
 
 // waitingFor makes a wait say that it has begun and last until it is released.
 func waitingFor(begun, release chan struct{}) func(context.Context) error {
@@ -113,6 +101,36 @@ func TestProxyAuthentication(t *testing.T) {
 	open.m.put("sb", sandbox.Running)
 	open.m.dial = f.m.dial
 	open.call("GET", path, "", "OPEN-SANDBOX-API-KEY", "").is(200, "")
+}
+
+// A server without authentication is safe from the pages in its user's browser.
+func TestNoAuthenticationAndBrowsers(t *testing.T) {
+	f := start(t, func(o *Options) {
+		o.APIKey, o.NoAuth, o.PublicHost, o.Origins = "", true, "paddock.example:8443", []string{"https://console.example"}
+	})
+	for _, c := range []struct {
+		host, origin string
+		status       int
+	}{
+		{"", "", 200}, {"localhost:8080", "", 200}, {"127.0.0.1", "", 200}, {"[::1]:8080", "", 200}, {"x.localhost", "", 200},
+		{"paddock.example:8443", "", 200}, {"paddock.example", "", 200}, {"localhost:8080", "http://localhost:8080", 200}, {"", "https://console.example", 200},
+		{"evil.example", "", 403}, {"evil.example", "http://evil.example", 403}, {"localhost.evil.example", "", 403}, {"127.0.0.1.evil.example", "", 403},
+		{"localhost:8080", "http://evil.example", 403}, {"localhost:8080", "null", 403}, {"localhost:8080", "http://localhost:3000", 403},
+	} {
+		req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes", nil)
+		req.Host = c.host
+		if c.origin != "" {
+			req.Header.Set("Origin", c.origin)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("Host %q, Origin %q: %d, want %d", c.host, c.origin, resp.StatusCode, c.status)
+		}
+	}
 }
 
 func TestProxy(t *testing.T) {
@@ -426,17 +444,5 @@ func TestImportAndExport(t *testing.T) {
 	defer resp.Body.Close()
 	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
 		t.Error("an archive that broke off looks whole")
-	}
-}
-
-func BenchmarkProxy(b *testing.B) {
-	f := start(b, func(o *Options) { o.Logger = quiet() })
-	f.m.put("sb", sandbox.Running)
-	f.m.dial = program(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "pong") })
-	req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes/sb/proxy/44772/ping", nil)
-	req.Header.Set("OpenSandbox-Secure-Access", "token-of-sb")
-	b.ReportAllocs()
-	for b.Loop() {
-		drain(b, http.DefaultClient, req)
 	}
 }

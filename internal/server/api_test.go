@@ -502,29 +502,3 @@ func TestHostileRequests(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkGet(b *testing.B) {
-	f := start(b, func(o *Options) { o.Logger = quiet() })
-	f.m.put("sb", sandbox.Running)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		c := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
-		req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes/sb", nil)
-		req.Header.Set("OPEN-SANDBOX-API-KEY", testKey)
-		for pb.Next() {
-			drain(b, c, req)
-		}
-	})
-}
-
-func BenchmarkList100(b *testing.B) {
-	f := start(b, func(o *Options) { o.Logger = quiet() })
-	for i := range 100 {
-		f.m.put(fmt.Sprintf("sb-%d", i), sandbox.Running)
-	}
-	req, _ := http.NewRequest("GET", f.url+"/v1/sandboxes?pageSize=100", nil)
-	req.Header.Set("OPEN-SANDBOX-API-KEY", testKey)
-	for b.Loop() {
-		drain(b, http.DefaultClient, req)
-	}
-}

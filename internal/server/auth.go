@@ -3,7 +3,9 @@ package server
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"net"
 	"net/http"
+	"strings"
 )
 
 // authenticate is nil when the request carries the API key.
@@ -38,6 +40,43 @@ func (s *Server) mayReach(r *http.Request, token string) bool {
 	}
 	sent := r.Header[headerSecureAccess]
 	return token != "" && len(sent) == 1 && subtle.ConstantTimeCompare([]byte(sent[0]), []byte(token)) == 1
+}
+
+// checkOrigin protects a server without authentication from web pages. Whoever
+// can connect may do everything, and a browser on this machine can connect on
+// behalf of any page: directly, which its Origin header shows, or through a name
+// of the page's own that resolves to this machine, which the Host header shows.
+func (s *Server) checkOrigin(r *http.Request) error {
+	if !s.opts.NoAuth {
+		return nil
+	}
+	if !s.ownHost(r.Host) {
+		return &httpError{status: http.StatusForbidden, code: codeOrigin,
+			message: "Without authentication this server only answers to an IP address, to localhost and to its configured public host. Use one of those, or an API key."}
+	}
+	for _, origin := range r.Header["Origin"] {
+		if !s.origins.allows(origin) && origin != "http://"+r.Host && origin != "https://"+r.Host {
+			return &httpError{status: http.StatusForbidden, code: codeOrigin,
+				message: "Without authentication this server only takes requests from web pages of its own or of a configured origin. Use an API key, or add the origin."}
+		}
+	}
+	return nil
+}
+
+// ownHost is whether a Host header can't be a name that somebody else owns.
+func (s *Server) ownHost(host string) bool {
+	if host == "" || host == s.opts.PublicHost {
+		return true
+	}
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	if public, _, err := net.SplitHostPort(s.opts.PublicHost); err == nil && name == public || name == s.opts.PublicHost {
+		return true
+	}
+	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
+	return net.ParseIP(name) != nil || strings.EqualFold(name, "localhost") || strings.HasSuffix(strings.ToLower(name), ".localhost")
 }
 
 func errSecureAccess() error {

@@ -38,6 +38,8 @@ func parseOrigins(list []string) (origins, error) {
 	return o, nil
 }
 
+func (o *origins) allows(origin string) bool { return o.any || o.listed[strings.ToLower(origin)] }
+
 // apply sets the headers of cross-origin answers and answers preflights, in
 // which case it returns true.
 func (o *origins) apply(w http.ResponseWriter, r *http.Request) (answered bool) {
@@ -49,7 +51,7 @@ func (o *origins) apply(w http.ResponseWriter, r *http.Request) (answered bool) 
 	switch {
 	case o.any:
 		h.Set("Access-Control-Allow-Origin", "*")
-	case origin != "" && o.listed[strings.ToLower(origin)]:
+	case origin != "" && o.allows(origin):
 		h.Set("Vary", "Origin")
 		h.Set("Access-Control-Allow-Origin", origin)
 	default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -23,6 +24,7 @@ const (
 	codeMethod         = "GENERAL::METHOD_NOT_ALLOWED"
 	codeTooLarge       = "GENERAL::BODY_TOO_LARGE"
 	codeMediaType      = "GENERAL::UNSUPPORTED_MEDIA_TYPE"
+	codeOrigin         = "GENERAL::ORIGIN_NOT_ALLOWED"
 	codeOverloaded     = "GENERAL::OVERLOADED"
 	codeDraining       = "GENERAL::SHUTTING_DOWN"
 	codeBodyTimeout    = "GENERAL::BODY_TIMEOUT"
@@ -84,6 +86,9 @@ type answer struct {
 	retryAfter      time.Duration
 	allow, location string
 	cause           error // for the log; nil when the message says it all
+	// theirs is set when a program in a sandbox is at fault. It could fill the
+	// log otherwise.
+	theirs bool
 }
 
 var kindStatus = map[sandbox.Kind]int{
@@ -107,7 +112,7 @@ func toAnswer(err error, requestID string) answer {
 		return answer{status: onHTTP.status, code: onHTTP.code, message: onHTTP.message,
 			retryAfter: onHTTP.retryAfter, allow: onHTTP.allow, location: onHTTP.location}
 	case errors.As(err, &hop):
-		return answer{status: hop.Status, code: hop.Code, message: hop.Message, retryAfter: hop.RetryAfter, cause: hop.Err}
+		return answer{status: hop.Status, code: hop.Code, message: hop.Message, retryAfter: hop.RetryAfter, cause: hop.Err, theirs: true}
 	case errors.As(err, &tooLarge):
 		return answer{status: http.StatusRequestEntityTooLarge, code: codeTooLarge,
 			message: fmt.Sprintf("The body is larger than %d bytes, which is the limit.", tooLarge.Limit)}
@@ -145,8 +150,13 @@ func (s *Server) fail(r *request, rec *recorder, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	a := toAnswer(err, r.id)
+	r.theirs = a.theirs
 	if a.status >= 500 && a.cause != nil {
-		s.log.Warn("request failed", "request", r.id, "method", r.Method, "status", a.status, "code", a.code, "error", a.cause)
+		level := slog.LevelWarn
+		if a.theirs {
+			level = slog.LevelDebug
+		}
+		s.log.Log(context.Background(), level, "request failed", "request", r.id, "method", r.Method, "status", a.status, "code", a.code, "error", a.cause)
 	}
 	h := rec.Header()
 	if a.retryAfter > 0 {

@@ -169,7 +169,8 @@ func queryBool(q url.Values, name string) (bool, error) {
 // stay out of it, they may carry secrets.
 func (s *Server) accessLog(r *request, pattern string, status int, took time.Duration) {
 	level := slog.LevelDebug
-	if status >= 500 && status != http.StatusNotImplemented || took >= slowRequest && !r.mayTakeLong() {
+	failed := status >= 500 && status != http.StatusNotImplemented && !r.theirs
+	if failed || took >= slowRequest && pattern != proxyPattern && !r.mayTakeLong() {
 		level = slog.LevelWarn
 	}
 	if !s.log.Enabled(context.Background(), level) {

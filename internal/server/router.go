@@ -15,6 +15,8 @@ type request struct {
 	mount string   // "/v1", or "" for the same route without it
 	route *route   // nil when there is none
 	args  []string // what stands in the path where the route has names
+	// theirs is set when the request failed through a program in a sandbox.
+	theirs bool
 }
 
 // handler answers a request or returns an error, never both.

@@ -97,6 +97,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if s.origins.apply(w, r) {
 		return // it was a preflight
 	}
+	if err := s.checkOrigin(r); err != nil {
+		s.fail(req, &recorder{ResponseWriter: w}, err)
+		return
+	}
 	path := r.URL.EscapedPath()
 	if t, ok := parseProxyPath(path); ok {
 		s.serveProxy(req, t)
@@ -167,7 +171,9 @@ func (s *Server) serveProxy(r *request, p proxyPath) {
 			s.log.Error("panic while proxying", "request", r.id, "panic", p, "stack", stack())
 			p = http.ErrAbortHandler
 		}
-		s.metrics.observe(proxyPattern, r.Method, status, time.Since(start))
+		took := time.Since(start)
+		s.metrics.observe(proxyPattern, r.Method, status, took)
+		s.accessLog(r, proxyPattern, status, took)
 		if p != nil {
 			panic(p)
 		}
@@ -181,6 +187,5 @@ func (s *Server) serveProxy(r *request, p proxyPath) {
 		rec := &recorder{ResponseWriter: r.w}
 		s.fail(r, rec, err)
 		status = rec.status
-		s.accessLog(r, proxyPattern, status, time.Since(start))
 	}
 }
