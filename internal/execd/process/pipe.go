@@ -154,6 +154,26 @@ func (p *Pipe) Drain(stop <-chan struct{}) {
 	}
 }
 
+// Settle returns when the sink has had everything that was written until now,
+// or stop is closed.
+func (p *Pipe) Settle(stop <-chan struct{}) {
+	goal := int64(p.pending()) + p.taken.Load()
+	// The pump may have moved bytes between the two reads above, so that the
+	// goal is too high; emptiness is as good.
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for p.given.Load() < goal && !p.empty() {
+		select {
+		case <-p.eof:
+			return
+		case <-stop:
+			return
+		case <-p.progress:
+		case <-again.C:
+		}
+	}
+}
+
 // empty reports whether the sink has had all that was ever written.
 func (p *Pipe) empty() bool {
 	return p.pending() == 0 && p.given.Load() == p.taken.Load()

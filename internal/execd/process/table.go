@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,12 @@ import (
 // strangerBatch is how many orphans are collected before starts get a turn, so
 // that a storm of orphans never holds up a command for longer than that.
 const strangerBatch = 128
+
+// Grace is how long a process may take to end after SIGTERM (behaviour.md 10.3).
+const Grace = 3 * time.Second
+
+// killWait bounds the wait for a process after SIGKILL.
+const killWait = 2 * time.Second
 
 // Table starts processes and delivers each one's end once. The zero value is
 // not usable; there may be one Table per program.
@@ -152,6 +159,31 @@ func (p *Process) KillRest() {
 		return
 	}
 	_ = syscall.Kill(-p.PID, syscall.SIGKILL)
+}
+
+// Stop ends the process: SIGTERM to its group, and SIGKILL after a grace period.
+// It returns when the leader has ended; what else is in the group keeps the
+// rest of the grace period. It returns in bounded time even if the leader is
+// stuck in the kernel.
+func (p *Process) Stop() {
+	if !p.SignalGroup(syscall.SIGTERM) {
+		return
+	}
+	begun := time.Now()
+	timer := time.NewTimer(Grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		time.AfterFunc(Grace-time.Since(begun), p.KillRest)
+		return
+	case <-timer.C:
+	}
+	p.SignalGroup(syscall.SIGKILL)
+	timer.Reset(killWait)
+	select {
+	case <-p.done:
+	case <-timer.C:
+	}
 }
 
 // Len is the number of processes that were started here and still run.
