@@ -20,8 +20,7 @@ import (
 func (e *Engine) Create(ctx context.Context, req sandbox.CreateRequest) (*sandbox.Created, error) {
 	created, err := e.create(ctx, req)
 	if err != nil {
-		// A shell that was reserved but not reached is as good as new.
-		e.pool.release(req.ID)
+		e.Release(req.ID) // in case the shell was not reached
 		return nil, startError(err)
 	}
 	return created, nil

@@ -188,8 +188,17 @@ func (e *Engine) Reserve(_ context.Context, spec *sandbox.Spec) (string, error) 
 // pooled reports whether a shell from the pool can become this sandbox.
 func pooled(spec *sandbox.Spec) bool { return spec.Limits.GPUs == "" }
 
-// Release gives a reserved id back.
-func (e *Engine) Release(id string) { e.pool.release(id) }
+// Release gives a reserved id back. Its shell is taken apart, though nobody used
+// it: a record with that id may exist by now, and no id is given twice.
+func (e *Engine) Release(id string) {
+	s := e.pool.take(id)
+	if s == nil {
+		return
+	}
+	if err := e.dismantle(context.Background(), s, false); err != nil {
+		e.log.Error("taking a released shell apart", "sandbox", id, "error", err)
+	}
+}
 
 // Exits delivers the ends of entrypoints.
 func (e *Engine) Exits() <-chan sandbox.Exit { return e.exits }

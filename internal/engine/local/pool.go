@@ -118,16 +118,6 @@ func (p *pool) take(id string) *shell {
 	return s
 }
 
-// release makes a reserved shell ready again: it has not been touched.
-func (p *pool) release(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s := p.reserved[id]; s != nil {
-		delete(p.reserved, id)
-		p.ready = append(p.ready, s)
-	}
-}
-
 // counts are for metrics.
 func (p *pool) counts() (ready, making int) {
 	p.mu.Lock()
