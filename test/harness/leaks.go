@@ -227,6 +227,12 @@ func (s *Server) AwaitNoTraces(ids ...string) []string {
 	return await(settle, func() []string { return s.SandboxTraces(ids...) })
 }
 
+// AwaitEnded is AwaitNoTraces for sandboxes that have ended and whose records and
+// logs are kept.
+func (s *Server) AwaitEnded(ids ...string) []string {
+	return await(settle, func() []string { return without(s.SandboxTraces(ids...), s.DataDir+"/sandboxes/") })
+}
+
 // Close deletes every sandbox, stops the server and removes the instance. It
 // returns what went wrong and what was left at the points where nothing may be:
 // of sandboxes after the stop, of the instance after the reset. Whatever it
