@@ -1,0 +1,40 @@
+package execd
+
+import (
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// idleAfter is how long nothing must have happened before memory is given back.
+// Long enough that a busy sandbox never pays for it.
+const idleAfter = 2 * time.Second
+
+// idler gives memory back to the kernel once requests have stopped coming. The
+// zero value is ready for use.
+type idler struct {
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func (i *idler) begin() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.timer != nil {
+		i.timer.Stop()
+	}
+}
+
+func (i *idler) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.timer == nil {
+		i.timer = time.AfterFunc(idleAfter, i.trim)
+		return
+	}
+	i.timer.Reset(idleAfter)
+}
+
+// trim runs once per pause. Long requests, like the engine's wait for the
+// entrypoint's end, do not keep it from running: only new ones do.
+func (i *idler) trim() { debug.FreeOSMemory() }

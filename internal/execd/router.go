@@ -1,0 +1,147 @@
+package execd
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
+)
+
+// handler answers a request, or returns the error to answer with. It may not
+// return an error once it has begun its answer.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// answering turns a handler into one of net/http.
+func answering(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			web.Fail(w, err)
+		}
+	}
+}
+
+// surface is the API as one listener shows it.
+type surface struct {
+	server *Server
+	// host is true on the engine's socket.
+	host bool
+}
+
+// ServeHTTP implements http.Handler.
+func (f *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.server.idle.begin()
+	defer f.server.idle.end()
+	answering(f.serve)(w, r)
+}
+
+func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
+	s := f.server
+	b := s.box.Load()
+	if f.host && r.URL.Path == hostapi.ClaimPath {
+		if r.Method != http.MethodPost {
+			return wrongMethod(w, r, http.MethodPost)
+		}
+		return s.handleClaim(w, r)
+	}
+	if b == nil {
+		if f.host && r.URL.Path == "/ping" {
+			return nil
+		}
+		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+	}
+	if err := b.authorize(r); err != nil {
+		return err
+	}
+	if strings.HasPrefix(r.URL.Path, "/proxy/") {
+		// Not through the mux: the path is somebody else's and may not be
+		// cleaned.
+		b.forward.ServeHTTP(w, r)
+		return nil
+	}
+	mux := b.inside
+	if f.host {
+		mux = b.outside
+	}
+	return dispatch(mux, w, r)
+}
+
+// dispatch serves a request from mux, in whose place it answers when there is
+// no route: errors of execd have one shape.
+func dispatch(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) error {
+	h, pattern := mux.Handler(r)
+	if pattern != "" {
+		// Again through the mux: it sets the path's values.
+		mux.ServeHTTP(w, r)
+		return nil
+	}
+	refusal := refusal{header: make(http.Header)}
+	h.ServeHTTP(&refusal, r)
+	if refusal.status == http.StatusMethodNotAllowed {
+		return wrongMethod(w, r, refusal.header.Get("Allow"))
+	}
+	return noRoute(r)
+}
+
+func noRoute(r *http.Request) error {
+	return web.Errorf(http.StatusNotFound, web.CodeNotFound, "there is no route %s", r.URL.Path)
+}
+
+func wrongMethod(w http.ResponseWriter, r *http.Request, allowed string) error {
+	w.Header().Set("Allow", allowed)
+	return web.Errorf(http.StatusMethodNotAllowed, web.CodeMethodNotAllowed, "%s does not take %s; it takes %s", r.URL.Path, r.Method, allowed)
+}
+
+// refusal records what the mux would have answered.
+type refusal struct {
+	header http.Header
+	status int
+}
+
+func (r *refusal) Header() http.Header         { return r.header }
+func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
+func (r *refusal) WriteHeader(status int)      { r.status = status }
+
+// routes adds what every listener serves.
+func (b *box) routes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /ping", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("POST /command", answering(b.commands.Run))
+	mux.HandleFunc("DELETE /command", answering(b.interrupt))
+	// One pattern for two routes, which as patterns would be ambiguous.
+	mux.HandleFunc("GET /command/{first}/{second}", answering(b.inspect))
+	b.files.Routes(mux)
+	b.metrics.Routes(mux)
+	for _, prefix := range notBuilt {
+		mux.HandleFunc(prefix, answering(refuseNotBuilt))
+	}
+}
+
+// notBuilt are routes of the contract that this execd does not serve.
+var notBuilt = []string{
+	"/code", "/code/", "/pty", "/pty/", "/session", "/session/", "/v1/isolated/", "/v1/filesystem/",
+}
+
+func refuseNotBuilt(_ http.ResponseWriter, r *http.Request) error {
+	return web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%s is not supported by this sandbox", r.URL.Path)
+}
+
+// interrupt is DELETE /command?id=.
+func (b *box) interrupt(w http.ResponseWriter, r *http.Request) error {
+	id := r.URL.Query().Get("id")
+	if id == "" {
+		return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter id is missing; it names the command to end")
+	}
+	return b.commands.Interrupt(w, id)
+}
+
+// inspect is GET /command/status/{id} and GET /command/{id}/logs.
+func (b *box) inspect(w http.ResponseWriter, r *http.Request) error {
+	first, second := r.PathValue("first"), r.PathValue("second")
+	switch {
+	case first == "status":
+		return b.commands.Status(w, second)
+	case second == "logs":
+		return b.commands.Logs(w, first, r.URL.Query().Get("cursor"))
+	}
+	return noRoute(r)
+}
