@@ -31,6 +31,9 @@ func (e *Engine) Check(_ context.Context, spec *sandbox.Spec) error {
 	if err := checkLimits(&spec.Limits); err != nil {
 		return err
 	}
+	if err := e.checkDisk(spec.Limits.EphemeralBytes); err != nil {
+		return err
+	}
 	for i := range spec.Volumes {
 		if err := e.checkVolume(&spec.Volumes[i]); err != nil {
 			return err
@@ -54,8 +57,6 @@ func checkLimits(l *sandbox.Limits) error {
 	switch {
 	case l.GPUs != "":
 		return invalid("resourceLimits.gpu: no GPU was found on this server (no CDI specification in /etc/cdi or /var/run/cdi). Leave it out.")
-	case l.EphemeralBytes > 0:
-		return invalid("resourceLimits.ephemeral-storage: the filesystem of the data directory has no project quotas, so that %d bytes can't be enforced. Leave it out.", l.EphemeralBytes)
 	case l.MemoryBytes > 0 && l.MemoryBytes < minMemoryBytes:
 		return invalid("resourceLimits.memory: %d bytes is less than a sandbox needs; give at least 16Mi.", l.MemoryBytes)
 	case l.PIDs > 0 && l.PIDs < minPIDs:

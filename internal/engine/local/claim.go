@@ -123,10 +123,20 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err != nil {
 		return made, err
 	}
-	err = e.threads.Switch(ctx, &rootfs.Root{
+	root := &rootfs.Root{
 		Layers: img.LayerDirs, Dir: e.in.data(s.id), Base: s.base,
 		UserNS: s.userns, MountNS: s.mntns, Volumes: opened,
-	})
+	}
+	if size := req.Spec.Limits.EphemeralBytes; size > 0 {
+		fd, loop, err := e.makeDisk(ctx, s, size)
+		if err != nil {
+			return made, err
+		}
+		defer unix.Close(fd)
+		root.DirFD, s.loop, st.Loop = fd, &loop, &loop
+		steps.done("disk")
+	}
+	err = e.threads.Switch(ctx, root)
 	if err != nil {
 		return made, rootError(err)
 	}

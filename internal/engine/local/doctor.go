@@ -54,7 +54,7 @@ func Doctor(ctx context.Context, o DoctorOptions) []Check {
 	}
 	checks = append(checks, checkCgroups()...)
 	checks = append(checks, checkNetwork(ctx, o.Subnet)...)
-	return append(checks, checkFiles(), checkPIDs())
+	return append(checks, checkDisks(), checkFiles(), checkPIDs())
 }
 
 // need builds a required check.

@@ -34,6 +34,8 @@ type shell struct {
 	// conn is the kept connection to execd: pings, the claim, and from then
 	// on the held request for the entrypoint's end.
 	conn *execdConn
+	// loop is the number of the loop device of a limited disk, nil without.
+	loop *int
 	// token is what execd demands after the claim.
 	token string
 	// over is closed when nothing more is written to the log.
@@ -150,41 +152,20 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	return e.in.saveState(st)
 }
 
-// prepareDisk makes the shell's writable layer, with the files that every
-// sandbox has its own of, and the log's segments.
+// prepareDisk makes the shell's directories: its writable layer and the log's.
 func (e *Engine) prepareDisk(s *shell) error {
 	dir := e.in.data(s.id)
 	// A server that died in the middle of a create left these behind.
 	if err := e.dropData(s.id, false); err != nil {
 		return err
 	}
-	upper := filepath.Join(dir, "upper")
-	for _, d := range []string{dir, upper, filepath.Join(dir, "work"), filepath.Join(dir, "logs"),
-		// Directories of the upper layer hide whatever the image has under
-		// these names, a symlink included.
-		filepath.Join(upper, "proc"), filepath.Join(upper, "sys"), filepath.Join(upper, "dev"), filepath.Join(upper, "etc")} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	host := oci.Hostname(s.id)
-	addr, err := e.network.Addr(s.index)
-	if err != nil {
+	if err := os.Mkdir(filepath.Join(dir, "logs"), 0o755); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		"hostname":    host + "\n",
-		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + addr.String() + "\t" + host + "\n",
-		"resolv.conf": "nameserver " + e.network.Gateway().String() + "\n",
-	} {
-		if err := os.WriteFile(filepath.Join(upper, "etc", name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	return e.writeLayer(s, dir)
 }
 
 // startExecd runs the OCI runtime with the listener and the log segments.

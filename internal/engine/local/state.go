@@ -32,6 +32,9 @@ type state struct {
 	PIDStart uint64 `json:"pidStart,omitempty"`
 	// Image is the digest that is held, from phaseClaiming on.
 	Image string `json:"image,omitempty"`
+	// Loop is the number of the loop device that had the sandbox's limited
+	// disk when it was made.
+	Loop *int `json:"loop,omitempty"`
 }
 
 // stateSize is the size of state.json, in bytes: every state is padded to it,

@@ -67,7 +67,7 @@ func (e *Engine) reopen(id string) *shell {
 	if err != nil {
 		return s
 	}
-	s.index, s.base = st.Index, e.in.base(st.Index)
+	s.index, s.base, s.loop = st.Index, e.in.base(st.Index), st.Loop
 	if addr, err := e.network.Addr(st.Index); err == nil {
 		s.addr = addr
 	}
@@ -88,6 +88,7 @@ func (e *Engine) reopen(id string) *shell {
 // making, a stop, and what a dead server left. It is idempotent; what it could
 // not do it reports, and a later call goes on. keepLogs keeps the log segments.
 func (e *Engine) dismantle(ctx context.Context, s *shell, keepLogs bool) error {
+	e.discardDisk(s)
 	if err := e.kill(ctx, s); err != nil {
 		return err
 	}
@@ -167,5 +168,6 @@ func (e *Engine) dropData(id string, keepLogs bool) error {
 	return errors.Join(
 		e.trash.put(filepath.Join(dir, "upper"), id+".upper"),
 		e.trash.put(filepath.Join(dir, "work"), id+".work"),
+		e.trash.put(e.diskFile(id), id+".disk"),
 	)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +33,11 @@ type Root struct {
 	// Dir holds the directories "upper" and "work", on one filesystem, with
 	// the ids that the sandbox sees as well: 0 is the sandbox's root.
 	Dir string
+	// DirFD, unless it is 0, is the descriptor of a detached mount whose root
+	// takes the place of Dir. Switch maps that mount to the sandbox's ids, so
+	// it serves once; the overlay keeps its filesystem from then on, and the
+	// caller closes DirFD.
+	DirFD int
 	// Base is the host id that is root in the shell.
 	Base uint32
 	// UserNS is a descriptor of the shell's user namespace.
@@ -97,6 +101,7 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 	}
 	// A detached mount lives as long as its descriptor, and the overlay makes
 	// its own clones only when it is created.
+	defer th.dropScratch(r)
 	open, err := set(fs, r)
 	defer closeAll(open)
 	if err != nil {
@@ -123,8 +128,7 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 }
 
 // setLayers gives the overlay its layers, topmost first, and its writable part.
-// Upper and work must be on one mount, so their parent is cloned and mapped
-// once. The returned descriptors must stay open until the overlay is created.
+// The returned descriptors must stay open until the overlay is created.
 func setLayers(fs int, r *Root) (open []int, err error) {
 	for _, dir := range r.Layers {
 		fd, err := cloneMapped(unix.AT_FDCWD, dir, r.UserNS, unix.MOUNT_ATTR_RDONLY)
@@ -136,7 +140,7 @@ func setLayers(fs int, r *Root) (open []int, err error) {
 			return open, fmt.Errorf("adding layer %s: %w", dir, err)
 		}
 	}
-	dir, err := cloneMapped(unix.AT_FDCWD, r.Dir, r.UserNS, 0)
+	dir, err := r.mapDir()
 	if err != nil {
 		return open, fmt.Errorf("mapping %s: %w", r.Dir, err)
 	}
@@ -159,20 +163,22 @@ func setLayers(fs int, r *Root) (open []int, err error) {
 // exists, which keeps clones of its own.
 func (th *thread) setLayersByPath(fs int, r *Root) ([]int, error) {
 	var names []string
-	for i, dir := range slices.Concat(r.Layers, []string{r.Dir}) {
-		attr := uint64(unix.MOUNT_ATTR_RDONLY)
-		if i == len(r.Layers) {
-			attr = 0
-		}
-		name := path.Join(th.scratch, strconv.Itoa(i))
-		if err := th.attachScratch(name, dir, r.UserNS, attr); err != nil {
-			return nil, fmt.Errorf("mapping %s: %w", dir, err)
+	for i, dir := range r.Layers {
+		name := th.scratchName(i)
+		err := attachScratch(name, func() (int, error) {
+			return cloneMapped(unix.AT_FDCWD, dir, r.UserNS, unix.MOUNT_ATTR_RDONLY)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("mapping layer %s: %w", dir, err)
 		}
 		names = append(names, name)
 	}
-	top := names[len(r.Layers)]
+	top := th.scratchName(len(r.Layers))
+	if err := attachScratch(top, r.mapDir); err != nil {
+		return nil, fmt.Errorf("mapping %s: %w", r.Dir, err)
+	}
 	for _, kv := range [][2]string{
-		{"lowerdir", strings.Join(names[:len(r.Layers)], ":")},
+		{"lowerdir", strings.Join(names, ":")},
 		{"upperdir", top + "/upper"}, {"workdir", top + "/work"},
 	} {
 		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
@@ -182,20 +188,50 @@ func (th *thread) setLayersByPath(fs int, r *Root) ([]int, error) {
 	return nil, nil
 }
 
-// attachScratch replaces what an earlier overlay left attached under that name.
-func (th *thread) attachScratch(name, dir string, userns int, attr uint64) error {
+func (th *thread) scratchName(i int) string { return path.Join(th.scratch, strconv.Itoa(i)) }
+
+// attachScratch replaces what an earlier overlay left attached under that name
+// by the detached mount that open returns.
+func attachScratch(name string, open func() (int, error)) error {
 	if err := unix.Mkdir(name, 0o711); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	if err := unix.Unmount(name, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	fd, err := cloneMapped(unix.AT_FDCWD, dir, userns, attr)
+	fd, err := open()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// dropScratch takes a filesystem of the sandbox's own off the scratch tmpfs: it
+// shall end with the sandbox, not with the thread's next overlay.
+func (th *thread) dropScratch(r *Root) {
+	if th.scratch != "" && r.DirFD > 0 {
+		// It may not have come to be attached.
+		_ = unix.Unmount(th.scratchName(len(r.Layers)), unix.MNT_DETACH)
+	}
+}
+
+// mapDir returns a descriptor of the mapped parent of upper and work. Upper and
+// work must be on one mount, so their parent is mapped and not they. A detached
+// mount is mapped itself: kernels before 6.15 can't clone one.
+func (r *Root) mapDir() (int, error) {
+	if r.DirFD <= 0 {
+		return cloneMapped(unix.AT_FDCWD, r.Dir, r.UserNS, 0)
+	}
+	fd, err := unix.FcntlInt(uintptr(r.DirFD), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := mapMount(fd, r.UserNS, 0); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // cloneMapped returns a detached clone of the mount at dir whose ids are mapped
@@ -209,18 +245,26 @@ func cloneMapped(at int, dir string, userns int, attr uint64) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open_tree: %w", err)
 	}
-	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+	if err := mapMount(fd, userns, attr); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// mapMount maps the ids of a detached mount through the user namespace.
+func mapMount(fd, userns int, attr uint64) error {
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
 		Attr_set:  unix.MOUNT_ATTR_IDMAP | attr,
 		Userns_fd: uint64(userns),
 	})
-	if err == nil {
-		return fd, nil
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w (%w)", ErrIDMap, err)
 	}
-	unix.Close(fd)
-	if errors.Is(err, unix.EINVAL) {
-		return -1, fmt.Errorf("%w (%w)", ErrIDMap, err)
-	}
-	return -1, fmt.Errorf("mount_setattr: %w", err)
+	return fmt.Errorf("mount_setattr: %w", err)
 }
 
 // overlayError adds what the kernel says in the filesystem context's log.
