@@ -90,10 +90,10 @@ type CreateSandboxResponse struct {
 
 // Diagnostics defines model for Diagnostics.
 type Diagnostics struct {
-	Content string `json:"content,omitempty,omitzero"`
+	Content *string `json:"content,omitempty"`
 
 	// ContentLength Bytes of `content` in UTF-8.
-	ContentLength int    `json:"contentLength,omitempty,omitzero"`
+	ContentLength *int   `json:"contentLength,omitempty"`
 	ContentType   string `json:"contentType"`
 
 	// Delivery `inline`.

@@ -17,7 +17,9 @@ func (g *Gateway) exchange(ctx context.Context, w http.ResponseWriter, r *http.R
 	defer body.finish(w)
 	resp, err := g.roundTrip(g.outgoing(ctx, w, r, t, body), t)
 	if err != nil {
-		return 0, exchangeFailure(t, r, body, err)
+		err = exchangeFailure(t, r, body, err)
+		body.linger(w, false)
+		return 0, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 599 {
@@ -34,6 +36,7 @@ func (g *Gateway) exchange(ctx context.Context, w http.ResponseWriter, r *http.R
 		panic(http.ErrAbortHandler)
 	}
 	copyTrailers(h, resp.Trailer, announced)
+	body.linger(w, true)
 	return resp.StatusCode, nil
 }
 
@@ -42,6 +45,7 @@ func (g *Gateway) exchange(ctx context.Context, w http.ResponseWriter, r *http.R
 type requestBody struct {
 	r     io.ReadCloser
 	err   atomic.Pointer[error]
+	begun atomic.Bool
 	ended atomic.Bool
 }
 
@@ -56,6 +60,7 @@ func bodyOf(w http.ResponseWriter, r *http.Request) *requestBody {
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.begun.Store(true)
 	n, err := b.r.Read(p)
 	if err != nil {
 		b.ended.Store(true)
@@ -89,6 +94,39 @@ func (b *requestBody) early(w http.ResponseWriter) {
 		w.Header()["Connection"] = []string{"close"}
 	}
 }
+
+// linger reads on for a while when the answer came before the end of the body.
+// Many clients look for the answer only when they have sent everything; were the
+// connection closed on them, they would see an error of it and no answer. A body
+// that waits for "100 Continue" is not asked for, and one that stops coming has
+// a client that has seen the answer.
+func (b *requestBody) linger(w http.ResponseWriter, answered bool) {
+	if b == nil || b.ended.Load() || !b.begun.Load() {
+		return
+	}
+	b.early(w)
+	rc := http.NewResponseController(w)
+	if answered && rc.Flush() != nil {
+		return
+	}
+	buf := largeBuffers.Get().(*[largeBuffer]byte)
+	defer largeBuffers.Put(buf)
+	for end := time.Now().Add(lingerTotal); time.Now().Before(end); {
+		if rc.SetReadDeadline(time.Now().Add(lingerIdle)) != nil {
+			return
+		}
+		if _, err := b.Read(buf[:]); err != nil {
+			return
+		}
+	}
+}
+
+// Bounds of linger. nginx reads on for up to 30 s, with pauses of up to 5 s; a
+// gateway with the client's whole attention needs less.
+const (
+	lingerTotal = 10 * time.Second
+	lingerIdle  = 250 * time.Millisecond
+)
 
 // finish makes sure that nobody reads from the body once the handler has
 // returned. The transport may still wait for bytes of a client that has no

@@ -179,6 +179,31 @@ func TestEarlyAnswerEndsTheConnection(t *testing.T) {
 	}
 }
 
+// A client that sends everything before it looks sees the early answer too.
+func TestEarlyAnswerReachesClientsThatOnlySend(t *testing.T) {
+	for name, serve := range map[string]func(net.Conn){
+		"answer":     answerWith("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"),
+		"broken off": func(c net.Conn) { readHeader(c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := front(t, newGateway(t, Options{Dialer: dialTo(rawBackend(t, serve))}))
+			c := dialRaw(t, f)
+			const size = 64 << 20
+			fmt.Fprintf(c, "POST /sb/80/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", size)
+			if _, err := io.Copy(c, struct{ io.Reader }{pseudo(size)}); err != nil {
+				t.Fatalf("sending: %v", err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != 413 && resp.StatusCode != 502 {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
+	}
+}
+
 func TestExpectContinue(t *testing.T) {
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/refuse" {

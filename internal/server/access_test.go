@@ -255,6 +255,10 @@ func TestDiagnosticLogs(t *testing.T) {
 	if f.m.logOpts != (sandbox.LogOptions{Tail: 100, Timestamps: true}) {
 		t.Errorf("options = %+v", f.m.logOpts)
 	}
+	f.m.logText = ""
+	if a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=container", ""); a.member("content") != "" || a.member("contentLength") != 0.0 {
+		t.Errorf("an empty log: %s", a.body)
+	}
 	if a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=all", ""); a.member("warnings") == nil {
 		t.Errorf("no warning: %s", a.body)
 	}

@@ -82,5 +82,6 @@ func (s *Server) ownHost(host string) bool {
 func errSecureAccess() error {
 	return &httpError{status: http.StatusUnauthorized, code: codeSecureAccess,
 		message: "Ports of a sandbox need its token in the header OpenSandbox-Secure-Access, or the API key in OPEN-SANDBOX-API-KEY. " +
-			"GET /v1/sandboxes/{id}/endpoints/{port} with the API key answers with the token."}
+			"GET /v1/sandboxes/{id}/endpoints/{port} with the API key answers with the token. " +
+			"A sandbox that was deleted or has expired has no ports any more."}
 }

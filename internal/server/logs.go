@@ -148,9 +148,10 @@ func (s *Server) diagnosticLogs(r *request) error {
 	if err != nil {
 		return err
 	}
+	length := len(text)
 	d := api.Diagnostics{
 		SandboxID: id, Kind: "logs", Scope: scope, Delivery: "inline",
-		ContentType: textPlain, Content: text, ContentLength: len(text), Truncated: truncated,
+		ContentType: textPlain, Content: &text, ContentLength: &length, Truncated: truncated,
 	}
 	if scope == "all" {
 		d.Warnings = []string{"A sandbox has one log here, that of its entrypoint. It is all there is."}
