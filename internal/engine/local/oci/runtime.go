@@ -8,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
 // Kind is which OCI runtime starts shells.
@@ -87,14 +88,9 @@ func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
 	if err := os.WriteFile(filepath.Join(s.Bundle, "config.json"), spec, 0o600); err != nil {
 		return 0, err
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread has a mount namespace, and with cgroup v1 a cgroup, of
-		// its own: it is not given back to the scheduler.
-		runtime.LockOSThread()
-		done <- r.runOnThread(ctx, s)
-	}()
-	if err := <-done; err != nil {
+	// The thread has a mount namespace, and with cgroup v1 a cgroup, of its
+	// own.
+	if err := thread.Run(func() error { return r.runOnThread(ctx, s) }); err != nil {
 		r.Forget(s.Shell.ID)
 		return 0, err
 	}
@@ -185,18 +181,12 @@ func withoutUnifiedCgroup() (int, error) {
 	if err := unix.Statfs(unifiedCgroup, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
 		return -1, nil
 	}
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends here
-		fd, err := hideUnifiedCgroup()
-		done <- result{fd, err}
-	}()
-	r := <-done
-	return r.fd, r.err
+	fd := -1
+	err := thread.Run(func() (err error) {
+		fd, err = hideUnifiedCgroup()
+		return err
+	})
+	return fd, err
 }
 
 // unifiedCgroup is where hybrid hosts mount the cgroup v2 hierarchy

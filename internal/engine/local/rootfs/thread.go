@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	osthread "github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
 // securebitNoSetuidFixup keeps capabilities when fsuid changes
@@ -60,8 +61,14 @@ func NewThreads(n int, scratch string, byPath bool) (*Threads, error) {
 
 func (t *Threads) run(ready chan<- error) {
 	defer t.wg.Done()
-	// Never unlocked: the thread ends with this goroutine.
-	runtime.LockOSThread()
+	_ = osthread.Run(func() error {
+		t.serve(ready)
+		return nil
+	})
+}
+
+// serve works until Close, on a thread that ends with it.
+func (t *Threads) serve(ready chan<- error) {
 	th, err := t.newThread()
 	ready <- err
 	if err != nil {
