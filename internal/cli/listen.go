@@ -28,8 +28,9 @@ type running struct {
 	failed chan error
 }
 
-// start locks the data directory, opens the stack and listens. key is the API
-// key, empty for none. command is set when the server lives inside a command.
+// start listens, checks the machine and opens the stack. The data directory is
+// locked, and the lock is the returned server's. key is the API key, empty for
+// none. command is set when the server lives inside a command.
 func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command string, log *slog.Logger) (_ *running, err error) {
 	r := &running{lock: lock, file: filepath.Join(cfg.Storage.DataDir, serverFile), failed: make(chan error, 1)}
 	// Left by a server that was killed: nobody may be sent to it.
@@ -57,18 +58,28 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 		// HTTP/1.1 only: upgrades and streams through the gateway need it.
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	}
+	// From here on local commands find the server; what they send waits in the
+	// listener's queue until there is somebody to answer.
+	data, err := json.Marshal(r.info)
+	if err != nil {
+		return nil, err
+	}
+	if err := writePrivate(r.file, append(data, '\n')); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(r.file))
+		}
+	}()
+	if err := requireMachine(ctx, cfg); err != nil {
+		return nil, err
+	}
 	if r.stack, err = openStack(ctx, cfg, key, log); err != nil {
 		return nil, err
 	}
 	r.http = r.stack.api.HTTPServer()
 	go func() { r.failed <- r.http.Serve(l) }()
-	data, err := json.Marshal(r.info)
-	if err == nil {
-		err = writePrivate(r.file, append(data, '\n'))
-	}
-	if err != nil {
-		return nil, errors.Join(err, r.http.Close(), r.stack.close())
-	}
 	return r, nil
 }
 

@@ -32,12 +32,12 @@ interfaces, packet rules, cgroups and records. Images, volumes and the API key s
 				return err
 			}
 			defer lock.release()
-			images, err := openImages(cmd.Context(), cfg, quietLogger())
+			images, err := openImages(cmd.Context(), cfg, a.quietLogger())
 			if err != nil {
 				return err
 			}
 			defer images.Close()
-			o, err := engineOptions(cfg, images, quietLogger())
+			o, err := engineOptions(cfg, images, a.quietLogger())
 			if err != nil {
 				return err
 			}

@@ -84,9 +84,6 @@ func (a *app) serve(ctx context.Context, cfg *config.Loaded) error {
 	if err != nil {
 		return err
 	}
-	if err := requireMachine(ctx, cfg); err != nil {
-		return errors.Join(err, lock.release())
-	}
 	key, fresh, err := serverKey(cfg)
 	if err != nil {
 		return errors.Join(err, lock.release())
@@ -130,9 +127,11 @@ func newLogger(w io.Writer, cfg config.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// quietLogger is for commands that do a server's work: their user wants the
-// outcome, which comes as an error.
-func quietLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
+// quietLogger is for commands that do a server's work: their user sees the
+// outcome anyway, and of the log only what explains an internal error.
+func (a *app) quietLogger() *slog.Logger {
+	return newLogger(a.streams.Err, config.Log{Level: "error", Format: "text"})
+}
 
 // serveInside starts a server in this process on a private port with a key of
 // its own, for as long as the connection is open.
@@ -158,10 +157,7 @@ func (a *app) serveInside(ctx context.Context, command string) (*connection, err
 	if err != nil {
 		return nil, err
 	}
-	if err := requireMachine(ctx, cfg); err != nil {
-		return nil, errors.Join(err, lock.release())
-	}
-	log := quietLogger()
+	log := a.quietLogger()
 	slog.SetDefault(log)
 	r, err := start(ctx, cfg, lock, key, command, log)
 	if err != nil {
