@@ -49,15 +49,12 @@ func newEntrypoint(procs *process.Table, log entryLog, spec process.Spec) (*entr
 		return nil, err
 	}
 	e := &entrypoint{proc: proc, logged: make(chan struct{})}
-	record := func(s entrylog.Stream) func([]byte) {
-		return func(b []byte) {
-			if log != nil {
-				log.Write(s, b)
-			}
+	streams := [...]entrylog.Stream{entrylog.Stdout, entrylog.Stderr}
+	go process.PumpAll([]*process.Pipe{out, errs}, func(i int, b []byte) {
+		if log != nil {
+			log.Write(streams[i], b)
 		}
-	}
-	go out.Pump(record(entrylog.Stdout))
-	go errs.Pump(record(entrylog.Stderr))
+	})
 	go e.await(out, errs)
 	return e, nil
 }

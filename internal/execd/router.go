@@ -2,6 +2,7 @@ package execd
 
 import (
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
@@ -69,6 +70,10 @@ func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
 // dispatch serves a request from mux, in whose place it answers when there is
 // no route: errors of execd have one shape.
 func dispatch(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) error {
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		// The mux would redirect, which clients don't follow.
+		return noRoute(r)
+	}
 	h, pattern := mux.Handler(r)
 	if pattern != "" {
 		// Again through the mux: it sets the path's values.

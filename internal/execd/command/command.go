@@ -114,21 +114,17 @@ func (c *Command) launch(procs *process.Table) error {
 	return nil
 }
 
-// pump starts the readers of the output. They end with the last process that
+// pump starts the reader of the output. It ends with the last process that
 // holds the pipes, which may be long after the command.
 func (c *Command) pump() {
-	for i, p := range c.pipes {
-		kind := event.Stdout
-		if i == 1 {
-			kind = event.Stderr
+	ring, stream := c.ring, c.stream
+	kinds := [...]string{event.Stdout, event.Stderr}
+	go process.PumpAll(c.pipes, func(i int, b []byte) {
+		ring.Write(b)
+		if stream != nil {
+			stream.Output(kinds[i], b)
 		}
-		go p.Pump(func(b []byte) {
-			c.ring.Write(b)
-			if c.stream != nil {
-				c.stream.Output(kind, b)
-			}
-		})
-	}
+	})
 }
 
 // await returns when the command has ended and its output was dealt with. When

@@ -1,7 +1,6 @@
 package process
 
 import (
-	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -11,10 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chunkSize is the default capacity of a Linux pipe (pipe(7)), so one read can
-// empty it.
-const chunkSize = 64 << 10
-
 // Output of a command that goes on after its process ended, because a child
 // inherited the pipe, is waited for until it was quiet for quietTime, and for
 // at most drainTime.
@@ -23,15 +18,13 @@ const (
 	drainTime = 2 * time.Second
 )
 
-// chunks are shared by all pipes: a silent process costs no buffer.
-var chunks = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
-
-// Pipe carries one output stream of a process. Its reader goes on until every
-// process that holds the other end has closed it, so a daemon that a command
-// left behind is never hit by SIGPIPE nor blocked.
+// Pipe carries one output stream of a process. It is read until every process
+// that holds the other end has closed it, so a daemon that a command left
+// behind is never hit by SIGPIPE nor blocked.
 type Pipe struct {
-	r   *os.File
-	raw syscall.RawConn
+	// mu guards fd against use after close; -1 when closed.
+	mu sync.Mutex
+	fd int
 	// taken counts bytes read from the pipe, given those that the sink has
 	// dealt with.
 	taken, given atomic.Int64
@@ -49,72 +42,33 @@ func NewPipe() (p *Pipe, w *os.File, err error) {
 	// Only our end: the flag belongs to the open file, and programs expect a
 	// blocking stdout.
 	_ = syscall.SetNonblock(fds[0], true)
-	r := os.NewFile(uintptr(fds[0]), "pipe")
-	raw, err := r.SyscallConn()
-	if err != nil {
-		r.Close()
-		syscall.Close(fds[1])
-		return nil, nil, err
-	}
-	p = &Pipe{r: r, raw: raw, progress: make(chan struct{}, 1), eof: make(chan struct{})}
+	p = &Pipe{fd: fds[0], progress: make(chan struct{}, 1), eof: make(chan struct{})}
 	return p, os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// Abandon closes a pipe whose Pump was never started.
-func (p *Pipe) Abandon() { p.r.Close() }
+// Abandon closes a pipe that nobody pumps.
+func (p *Pipe) Abandon() { p.close() }
+
+func (p *Pipe) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fd >= 0 {
+		syscall.Close(p.fd)
+		p.fd = -1
+	}
+}
+
+// finish closes the pipe after its last byte was given to the sink.
+func (p *Pipe) finish() {
+	p.close()
+	close(p.eof)
+}
 
 // Pump gives everything that comes through the pipe to sink, in order, until
 // the end. The slice is valid during the call only. A sink that blocks blocks
 // the writer, which is how back-pressure reaches the process.
 func (p *Pipe) Pump(sink func([]byte)) {
-	defer close(p.eof)
-	defer p.r.Close()
-	for {
-		buf, n, err := p.read()
-		if n > 0 {
-			p.taken.Add(int64(n))
-			sink((*buf)[:n])
-			p.given.Add(int64(n))
-		}
-		if buf != nil {
-			chunks.Put(buf)
-		}
-		if err != nil {
-			return
-		}
-		select {
-		case p.progress <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// read waits for data and takes a buffer only when there is some.
-func (p *Pipe) read() (buf *[]byte, n int, err error) {
-	waitErr := p.raw.Read(func(fd uintptr) bool {
-		buf = chunks.Get().(*[]byte)
-		for {
-			n, err = syscall.Read(int(fd), *buf)
-			if err != syscall.EINTR {
-				break
-			}
-		}
-		if err == syscall.EAGAIN {
-			chunks.Put(buf)
-			buf, n, err = nil, 0, nil
-			return false
-		}
-		return true
-	})
-	switch {
-	case waitErr != nil:
-		return buf, max(n, 0), waitErr
-	case err != nil:
-		return buf, 0, err
-	case n == 0:
-		return buf, 0, io.EOF
-	}
-	return buf, n, nil
+	PumpAll([]*Pipe{p}, func(_ int, b []byte) { sink(b) })
 }
 
 // EOF is closed when the last writer has gone and the sink has had everything.
@@ -125,13 +79,30 @@ func (p *Pipe) EOF() <-chan struct{} { return p.eof }
 // came, or nothing more came for a short time, or a bounded time has passed.
 // It gives up waiting when stop is closed.
 func (p *Pipe) Drain(stop <-chan struct{}) {
+	p.await(stop, true)
+}
+
+// Settle returns when the sink has had everything that was written until now,
+// or stop is closed.
+func (p *Pipe) Settle(stop <-chan struct{}) {
+	p.await(stop, false)
+}
+
+func (p *Pipe) await(stop <-chan struct{}, quietToo bool) {
 	goal := int64(p.pending()) + p.taken.Load()
-	deadline := time.NewTimer(drainTime)
-	defer deadline.Stop()
+	// The pump may have moved bytes between the two reads above, so that the
+	// goal is too high. Having been empty once is as good as reaching it.
+	reached := func() bool { return p.given.Load() >= goal || p.empty() }
+	settled := reached()
 	quiet := time.NewTimer(quietTime)
 	defer quiet.Stop()
-	overdue, settled := false, false
+	deadline := time.NewTimer(drainTime)
+	defer deadline.Stop()
+	overdue := false
 	for {
+		if settled = settled || reached(); settled && (overdue || !quietToo) {
+			return
+		}
 		select {
 		case <-p.eof:
 			return
@@ -141,35 +112,12 @@ func (p *Pipe) Drain(stop <-chan struct{}) {
 			quiet.Reset(quietTime)
 		case <-quiet.C:
 			// A sink that is held up by a slow client is not quiet.
-			if settled = settled || p.empty(); settled && p.empty() {
+			if settled = settled || reached(); settled && p.empty() {
 				return
 			}
 			quiet.Reset(quietTime)
 		case <-deadline.C:
 			overdue = true
-		}
-		if settled = settled || p.given.Load() >= goal || p.empty(); settled && overdue {
-			return
-		}
-	}
-}
-
-// Settle returns when the sink has had everything that was written until now,
-// or stop is closed.
-func (p *Pipe) Settle(stop <-chan struct{}) {
-	goal := int64(p.pending()) + p.taken.Load()
-	// The pump may have moved bytes between the two reads above, so that the
-	// goal is too high; emptiness is as good.
-	again := time.NewTicker(time.Millisecond)
-	defer again.Stop()
-	for p.given.Load() < goal && !p.empty() {
-		select {
-		case <-p.eof:
-			return
-		case <-stop:
-			return
-		case <-p.progress:
-		case <-again.C:
 		}
 	}
 }
@@ -181,9 +129,11 @@ func (p *Pipe) empty() bool {
 
 // pending is the number of bytes in the kernel's buffer.
 func (p *Pipe) pending() int {
-	n := 0
-	_ = p.raw.Control(func(fd uintptr) {
-		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
-	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fd < 0 {
+		return 0
+	}
+	n, _ := unix.IoctlGetInt(p.fd, unix.TIOCINQ)
 	return n
 }
