@@ -46,8 +46,11 @@ func TestRootInsideIsNobodyOutside(t *testing.T) {
 			}
 			fields := statusFields(string(status))
 			uid, _ := strconv.Atoi(strings.Fields(fields["Uid"])[0])
+			if strings.HasPrefix(fields["State"], "Z") {
+				continue
+			}
 			if uid < 1<<16 {
-				t.Errorf("process %d of %s is user %d on the host", pid, id, uid)
+				t.Errorf("process %d (%s, %s) of %s is user %d on the host", pid, fields["Name"], fields["State"], id, uid)
 			}
 			bases[strconv.Itoa(uid>>16)] = true
 			if fields["NoNewPrivs"] != "1" {
@@ -219,7 +222,7 @@ func TestKernelSurfaceIsClosed(t *testing.T) {
 		{"trace PID 1", "python3 -c 'import ctypes,sys; sys.exit(ctypes.CDLL(None).ptrace(16,1,0,0)!=0)'"},
 		{"read PID 1's memory", "head -c 1 /proc/1/mem"},
 		{"read PID 1's environment", "cat /proc/1/environ | grep -a ."},
-		{"see PID 1's files", "ls /proc/1/fd | grep ."},
+		{"see PID 1's files", "readlink /proc/1/fd/0"},
 		{"make a block device that works", "mknod /tmp/sda b 8 0 && head -c 1 /tmp/sda"},
 		{"make a memory device that works", "mknod /tmp/mem c 1 1 && head -c 1 /tmp/mem"},
 		{"reboot", "python3 -c 'import ctypes,sys; sys.exit(ctypes.CDLL(None).reboot(0x89abcdef)!=0)'"},
