@@ -3,6 +3,8 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -31,20 +33,43 @@ var allowed = []device{
 	{major: 143, minor: 0, last: anyMinor}, // 136 to 143: pts
 }
 
-// anyMinor is the greatest minor number.
-const anyMinor = 1<<20 - 1
+// The greatest device numbers (include/linux/kdev_t.h).
+const (
+	maxMajor = 1<<12 - 1
+	anyMinor = 1<<20 - 1
+)
 
 // device is a range of character devices.
 type device struct{ major, minor, last int32 }
 
+// Device names a character device of the host.
+type Device struct{ Major, Minor uint32 }
+
 // denyDevices installs the policy on the parent.
-func (p *Parent) denyDevices() error {
+func (p *Parent) denyDevices() error { return p.setPolicy(".", allowed) }
+
+// grant installs the policy on a group, with more devices that it may read and
+// write.
+func (p *Parent) grant(id string, devices []Device) error {
+	list := slices.Clone(allowed)
+	for _, d := range devices {
+		if d.Major > maxMajor || d.Minor > anyMinor {
+			return fmt.Errorf("device %d:%d: there is none of these numbers", d.Major, d.Minor)
+		}
+		list = append(list, device{major: int32(d.Major), minor: int32(d.Minor), last: int32(d.Minor)})
+	}
+	return p.setPolicy(id, list)
+}
+
+// setPolicy lets the processes in and below a group ("." for the parent) use
+// the listed devices only.
+func (p *Parent) setPolicy(group string, list []device) error {
 	var err error
 	switch {
 	case p.devices != nil:
-		err = p.denyDevicesV1()
+		err = p.denyDevicesV1(group, list)
 	case p.unified != nil:
-		err = p.denyDevicesV2()
+		err = p.denyDevicesV2(group, list)
 	default:
 		err = fmt.Errorf("the host has no cgroup controller devices: %w", ErrUnsupported)
 	}
@@ -54,10 +79,10 @@ func (p *Parent) denyDevices() error {
 	return nil
 }
 
-// rules are the lines of a v1 devices.list file that say what allowed says.
-func rules() []string {
+// rules are the lines of a v1 devices.list file that say what devices says.
+func rules(devices []device) []string {
 	var list []string
-	for _, d := range allowed {
+	for _, d := range devices {
 		if d.last == anyMinor {
 			list = append(list, fmt.Sprintf("c %d:* rw", d.major))
 			continue
@@ -71,28 +96,29 @@ func rules() []string {
 
 // denyDevicesV1 changes only what differs, so that living sandboxes notice
 // nothing when a restarted server comes by.
-func (p *Parent) denyDevicesV1() error {
-	b, err := p.devices.read("devices.list")
+func (p *Parent) denyDevicesV1(group string, devices []device) error {
+	deny, allow := filepath.Join(group, "devices.deny"), filepath.Join(group, "devices.allow")
+	b, err := p.devices.read(filepath.Join(group, "devices.list"))
 	if err != nil {
 		return err
 	}
-	want, have := rules(), strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
+	want, have := rules(devices), strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
 	if slices.Contains(have, "a *:* rwm") {
 		have = nil
-		if err := p.devices.write("devices.deny", "a"); err != nil {
+		if err := p.devices.write(deny, "a"); err != nil {
 			return err
 		}
 	}
 	for _, rule := range have {
 		if !slices.Contains(want, rule) {
-			if err := p.devices.write("devices.deny", rule); err != nil {
+			if err := p.devices.write(deny, rule); err != nil {
 				return err
 			}
 		}
 	}
 	for _, rule := range want {
 		if !slices.Contains(have, rule) {
-			if err := p.devices.write("devices.allow", rule); err != nil {
+			if err := p.devices.write(allow, rule); err != nil {
 				return err
 			}
 		}
@@ -103,12 +129,12 @@ func (p *Parent) denyDevicesV1() error {
 // denyDevicesV2 attaches an eBPF program. Attached without flags it replaces
 // the one of an earlier process in one step, and stays until the cgroup is
 // removed.
-func (p *Parent) denyDevicesV2() error {
+func (p *Parent) denyDevicesV2(group string, devices []device) error {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name:         "paddock_devices",
 		Type:         ebpf.CGroupDevice,
 		License:      "Apache-2.0",
-		Instructions: deviceProgram(),
+		Instructions: deviceProgram(devices),
 	})
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("loading an eBPF program needs CAP_BPF or CAP_SYS_ADMIN: %w", err)
@@ -117,8 +143,15 @@ func (p *Parent) denyDevicesV2() error {
 		return fmt.Errorf("loading the eBPF program: %w", err)
 	}
 	defer prog.Close()
+	target, err := retry(func() (int, error) {
+		return unix.Openat(p.unified.fd, group, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return &os.PathError{Op: "open", Path: filepath.Join(p.unified.path, group), Err: err}
+	}
+	defer unix.Close(target)
 	err = link.RawAttachProgram(link.RawAttachProgramOptions{
-		Target:  p.unified.fd,
+		Target:  target,
 		Program: prog,
 		Attach:  ebpf.AttachCGroupDevice,
 	})
@@ -132,7 +165,7 @@ func (p *Parent) denyDevicesV2() error {
 // bpf_cgroup_dev_ctx of include/uapi/linux/bpf.h: access_type (the kind of
 // device in the low half, the kind of access in the high half), major, minor.
 // It returns 1 to allow.
-func deviceProgram() asm.Instructions {
+func deviceProgram(devices []device) asm.Instructions {
 	const (
 		charDevice = 2      // BPF_DEVCG_DEV_CHAR
 		mknod      = 1 << 0 // BPF_DEVCG_ACC_MKNOD
@@ -148,7 +181,7 @@ func deviceProgram() asm.Instructions {
 		asm.And.Imm(asm.R2, mknod),
 		asm.JNE.Imm(asm.R2, 0, "deny"),
 	}
-	for i, d := range allowed {
+	for i, d := range devices {
 		next := fmt.Sprintf("next%d", i)
 		prog = append(prog,
 			asm.JNE.Imm(asm.R3, d.major, next),

@@ -36,6 +36,9 @@ type Parent struct {
 	// devices is the parent's own directory in the v1 hierarchy of that name,
 	// nil where an eBPF program does its work.
 	devices *dir
+	// granting: each group has a device policy of its own, and the parent has
+	// none.
+	granting bool
 
 	mu     sync.Mutex
 	events *watcher // made on first use
@@ -45,11 +48,19 @@ type Parent struct {
 // Parent makes the directory name in every hierarchy that is needed, or opens
 // what an earlier process made; enables the controllers for groups in it; and
 // installs the device policy. Close the Parent when done; groups live on.
-func (h *Host) Parent(name string) (*Parent, error) {
+func (h *Host) Parent(name string) (*Parent, error) { return h.parent(name, false) }
+
+// GrantingParent is Parent for groups that may use devices beside those that
+// every group may; see CreateWith. The kernel lets a process use what all
+// policies on the way to the root allow, so such groups can't be under a parent
+// with a policy of its own.
+func (h *Host) GrantingParent(name string) (*Parent, error) { return h.parent(name, true) }
+
+func (h *Host) parent(name string, granting bool) (*Parent, error) {
 	if !names.MatchString(name) {
 		return nil, fmt.Errorf("cgroup name %q: letters, digits, _ and - are allowed, at most 64", name)
 	}
-	p := &Parent{name: name}
+	p := &Parent{name: name, granting: granting}
 	if err := p.open(h); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("preparing the cgroup %s: %w", name, err)
@@ -102,7 +113,13 @@ func (p *Parent) open(h *Host) error {
 			return err
 		}
 	}
-	return p.denyDevices()
+	if !p.granting {
+		return p.denyDevices()
+	}
+	if p.devices != nil && !slices.Contains(p.dirs, p.devices) {
+		p.dirs = append(p.dirs, p.devices)
+	}
+	return nil
 }
 
 // enable hands the limiting controllers of the v2 hierarchy to the parent and
@@ -164,6 +181,32 @@ func vacate(root *dir) error {
 // Create makes a group. os.ErrExist is wrapped when it, or a part of it,
 // exists.
 func (p *Parent) Create(id string) (*Group, error) {
+	if p.granting {
+		return p.CreateWith(id, nil)
+	}
+	return p.create(id)
+}
+
+// CreateWith makes a group of a GrantingParent whose processes may read and
+// write the given devices, too. Nobody is in the group before its policy holds.
+func (p *Parent) CreateWith(id string, devices []Device) (*Group, error) {
+	if !p.granting {
+		return nil, fmt.Errorf("making the cgroup %s: its parent %s grants no devices", id, p.name)
+	}
+	g, err := p.create(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.grant(id, devices); err != nil {
+		for _, d := range p.dirs {
+			unix.Unlinkat(d.fd, id, unix.AT_REMOVEDIR)
+		}
+		return nil, err
+	}
+	return g, nil
+}
+
+func (p *Parent) create(id string) (*Group, error) {
 	g, err := p.Open(id)
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (g *Group) EnterThread() error {
 			return fmt.Errorf("entering the cgroup: %w", err)
 		}
 	}
-	if d := g.p.devices; d != nil {
+	if d := g.p.devices; d != nil && !g.p.granting {
 		if err := d.write("tasks", "0"); err != nil {
 			return fmt.Errorf("entering the cgroup: %w", err)
 		}
