@@ -56,6 +56,9 @@ type Spec struct {
 	// NewSession makes the process the leader of a new session, otherwise it
 	// leads a new process group only.
 	NewSession bool
+	// Terminal makes descriptor 0, which must be a terminal, the controlling
+	// one of the process's new session. It needs NewSession.
+	Terminal bool
 }
 
 // Process is a started process, the leader of its own process group.
@@ -101,6 +104,7 @@ func (t *Table) Start(spec Spec) (*Process, error) {
 		Sys: &syscall.SysProcAttr{
 			Setsid:     spec.NewSession,
 			Setpgid:    !spec.NewSession,
+			Setctty:    spec.Terminal,
 			Credential: spec.Credential,
 		},
 	}
