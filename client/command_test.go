@@ -43,7 +43,7 @@ func TestEventReader(t *testing.T) {
 		{"blank lines", "\n\n\n", nil, io.EOF},
 		{"only a comment", ": x", nil, io.EOF},
 		{"too long", "data: " + strings.Repeat("x", maxEventLine) + "\n\n", nil, errEventTooLong},
-		{"too long over many lines", strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", 5), nil, errEventTooLong},
+		{"too long over many lines", strings.Repeat("data: "+strings.Repeat("x", 1<<20)+"\n", 9), nil, errEventTooLong},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := readEvents(c.in)

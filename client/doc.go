@@ -18,7 +18,8 @@
 // Requests that may be repeated without harm (GET, DELETE, and Create, which
 // carries an idempotency key) are tried again, a few times, when the server
 // answers 429, 502 or 503 or when the connection breaks before an answer.
-// Retry-After is honoured within a bound. Nothing else is repeated.
+// Retry-After is honoured within a bound. Nothing else is repeated, and neither
+// is what failed because a registry does not answer the server.
 //
 // # Errors
 //

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -20,6 +21,8 @@ const (
 	retryBase     = 100 * time.Millisecond
 	retryMax      = 5 * time.Second
 	maxRetryAfter = 30 * time.Second
+	// codePullFailed ends the code of failures between server and registry.
+	codePullFailed = "::SANDBOX_IMAGE_PULL_FAILED"
 	// maxJSONAnswer bounds an answer that is held in memory. The largest is a
 	// directory listing, written by the sandbox.
 	maxJSONAnswer = 64 << 20
@@ -138,7 +141,8 @@ func (c *Client) retryDelay(ctx context.Context, r *request, attempts int, err e
 		default:
 			return 0, false
 		}
-		if e.RetryAfter > maxRetryAfter {
+		// A registry that does not answer has been tried already, by the server.
+		if e.RetryAfter > maxRetryAfter || strings.HasSuffix(e.Code, codePullFailed) {
 			return 0, false
 		}
 		wait = max(wait, e.RetryAfter)

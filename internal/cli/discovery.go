@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/internal/config"
@@ -50,14 +51,14 @@ var errNoServer = errors.New("no server runs on this machine: start one with `pa
 
 // connect returns a client of the server that was named, or of the local one.
 func (a *app) connect(ctx context.Context) (*connection, error) {
-	if conn, err := a.named(); conn != nil || err != nil {
+	if conn, err := a.named(ctx); conn != nil || err != nil {
 		return conn, err
 	}
 	dir, err := a.dataDirectory()
 	if err != nil {
 		return nil, err
 	}
-	info, err := find(dir)
+	info, err := find(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -67,14 +68,14 @@ func (a *app) connect(ctx context.Context) (*connection, error) {
 // connectOrServe is connect, but for a machine without a server it starts one
 // inside this process, for as long as the connection is open.
 func (a *app) connectOrServe(ctx context.Context, command string) (*connection, error) {
-	if conn, err := a.named(); conn != nil || err != nil {
+	if conn, err := a.named(ctx); conn != nil || err != nil {
 		return conn, err
 	}
 	dir, err := a.dataDirectory()
 	if err != nil {
 		return nil, err
 	}
-	info, err := find(dir)
+	info, err := find(ctx, dir)
 	switch {
 	case errors.Is(err, errNoServer):
 		return a.serveInside(ctx, command)
@@ -88,7 +89,7 @@ func (a *app) connectOrServe(ctx context.Context, command string) (*connection, 
 
 // named returns a client of the server that --server or PADDOCK_SERVER names,
 // or nil when neither does.
-func (a *app) named() (*connection, error) {
+func (a *app) named(ctx context.Context) (*connection, error) {
 	server, key := a.server, a.apiKey
 	if server == "" {
 		server = a.env(config.EnvServer)
@@ -106,7 +107,7 @@ func (a *app) named() (*connection, error) {
 	if key == "" {
 		// The local server under its own name needs no key to be passed.
 		if dir, err := a.dataDirectory(); err == nil {
-			if info, err := find(dir); err == nil && info.URL == c.Server() {
+			if info, err := find(ctx, dir); err == nil && info.URL == c.Server() {
 				return a.dial(info)
 			}
 		}
@@ -185,8 +186,39 @@ func (a *app) env(name string) string {
 	return ""
 }
 
-// find returns the live server of a data directory, or errNoServer.
-func find(dir string) (*serverInfo, error) {
+// errChanging is returned by look while a server starts or stops.
+var errChanging = errors.New("a server is starting or stopping")
+
+const (
+	// settleTime bounds the wait for a server that is about to say where it
+	// is, or to go; settlePoll is how often to look. Both are about another
+	// process's moment between taking a lock and writing a file.
+	settleTime = 15 * time.Second
+	settlePoll = 20 * time.Millisecond
+)
+
+// find returns the live server of a data directory, or errNoServer. It waits for
+// a server that is starting or stopping.
+func find(ctx context.Context, dir string) (*serverInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		info, err := look(dir)
+		if !errors.Is(err, errChanging) {
+			return info, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w in %s: try again in a moment", err, dir)
+		case <-tick.C:
+		}
+	}
+}
+
+// look is find without the wait.
+func look(dir string) (*serverInfo, error) {
 	held, err := lockHeld(filepath.Join(dir, lockFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -200,7 +232,7 @@ func find(dir string) (*serverInfo, error) {
 	}
 	data, err := os.ReadFile(filepath.Join(dir, serverFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("a server is starting or stopping in %s: try again in a moment", dir)
+		return nil, errChanging
 	}
 	if err != nil {
 		return nil, fmt.Errorf("finding the local server: %w", err)

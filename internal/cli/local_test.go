@@ -26,7 +26,7 @@ import (
 
 func TestDataLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	if _, err := find(dir); !errors.Is(err, errNoServer) {
+	if _, err := look(dir); !errors.Is(err, errNoServer) {
 		t.Fatalf("before anything: %v", err)
 	}
 	lock, err := lockData(dir)
@@ -36,13 +36,13 @@ func TestDataLock(t *testing.T) {
 	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
-	if _, err := find(dir); err == nil || !strings.Contains(err.Error(), "starting or stopping") {
+	if _, err := look(dir); !errors.Is(err, errChanging) {
 		t.Errorf("locked without server.json: %v", err)
 	}
 	if err := writePrivate(filepath.Join(dir, serverFile), []byte(`{"url":"http://127.0.0.1:1","pid":42}`)); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := find(dir); err != nil || info.PID != 42 {
+	if info, err := look(dir); err != nil || info.PID != 42 {
 		t.Errorf("found %+v, %v", info, err)
 	}
 	if _, err := lockData(dir); err == nil || !strings.Contains(err.Error(), "process 42") {
@@ -52,7 +52,7 @@ func TestDataLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What a killed server leaves behind leads nobody astray.
-	if _, err := find(dir); !errors.Is(err, errNoServer) {
+	if _, err := look(dir); !errors.Is(err, errNoServer) {
 		t.Errorf("after the end: %v", err)
 	}
 	again, err := lockData(dir)

@@ -46,7 +46,7 @@ func lockData(dir string) (*dataLock, error) {
 
 // holder says who holds the lock, as far as it has said so itself.
 func holder(dir string) string {
-	if info, err := find(dir); err == nil {
+	if info, err := look(dir); err == nil {
 		return fmt.Sprintf("process %d", info.PID)
 	}
 	return "a process that is starting or stopping"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -17,8 +18,10 @@ import (
 	"github.com/paddock-sandbox/paddock/client"
 )
 
-// stdinChunk is how much input travels in one piece.
-const stdinChunk = 1 << 20
+// maxPiece is how much input travels in one piece. A piece is what has come in
+// while the one before was on its way, so slow input is passed on at once and
+// fast input in large pieces.
+const maxPiece = 4 << 20
 
 // maxWholeInput is up to what size a file is passed on in one piece.
 const maxWholeInput = 16 << 20
@@ -141,26 +144,34 @@ func (s *stdin) feed(ctx context.Context) func() error {
 }
 
 func (s *stdin) copy(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	in, err := newInput(ctx, s.in)
 	if err != nil {
+		cancel()
 		return fmt.Errorf("reading standard input: %w", err)
 	}
-	defer in.close()
-	buf := make([]byte, stdinChunk)
+	pieces := newGatherer(maxPiece)
+	var reader sync.WaitGroup
+	reader.Go(func() { pieces.fill(in) })
+	defer func() {
+		cancel()
+		pieces.stop()
+		reader.Wait()
+		in.close()
+	}()
+	var piece []byte
 	for i := 0; ; i++ {
-		n, err := in.Read(buf)
-		if n > 0 {
-			if err := s.send(ctx, i, buf[:n]); err != nil {
-				return fmt.Errorf("passing standard input on: %w", err)
-			}
+		if piece, err = pieces.take(piece); err != nil {
+			break
 		}
-		if errors.Is(err, io.EOF) {
-			return s.end(ctx)
-		}
-		if err != nil {
-			return fmt.Errorf("reading standard input: %w", err)
+		if err := s.send(ctx, i, piece); err != nil {
+			return fmt.Errorf("passing standard input on: %w", err)
 		}
 	}
+	if errors.Is(err, io.EOF) {
+		return s.end(ctx)
+	}
+	return fmt.Errorf("reading standard input: %w", err)
 }
 
 // send uploads one piece and pours it into the pipe, which takes as long as the
