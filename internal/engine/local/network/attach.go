@@ -160,7 +160,7 @@ func (n *Network) configure(host, inside *conn, pair []netlink.Message, addr net
 	if err != nil {
 		return fmt.Errorf("configuring the host's end: %w", err)
 	}
-	return nil
+	return inside.awaitCarrier(peerName)
 }
 
 // onlyLink is the index of the one interface in the answers.
