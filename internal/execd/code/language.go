@@ -1,0 +1,157 @@
+package code
+
+import (
+	"net/http"
+	"strings"
+
+	_ "embed"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/process"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
+)
+
+//go:embed driver/python.py
+var pythonCore string
+
+//go:embed driver/python_extra.py
+var pythonExtra string
+
+//go:embed driver/python_magic.py
+var pythonMagic string
+
+// language is one that contexts can be of.
+type language struct {
+	name    string
+	aliases []string
+	// programs are looked for in this order; the first one found is the driver.
+	programs []string
+	// args follow the program's name.
+	args []string
+	// core and extra are the two parts of the driver's program.
+	core, extra string
+	// shell marks bash, whose driver is spoken to in another way.
+	shell bool
+	// env changes the environment; nil leaves it as it is.
+	env func([]string) []string
+}
+
+// pythonStart reads the driver's program, which is not in its argument so that
+// process lists stay readable.
+const pythonStart = `import os;exec(compile(os.pread(5,1<<20,0),"<paddock driver>","exec"),{"__name__":"paddock_driver"})`
+
+// languages are all languages, in the order in which they are listed.
+var languages = []*language{
+	{
+		name: "python", aliases: []string{"python3", "py"},
+		programs: []string{"python3", "python"},
+		args:     []string{"-c", pythonStart},
+		core:     pythonCore, extra: pythonExtra + pythonMagic,
+	},
+	{
+		name: "bash", aliases: []string{"shell", "sh"},
+		programs: []string{"bash", "/bin/bash"},
+		args:     shellArgs,
+		shell:    true,
+		env:      shellEnviron,
+	},
+}
+
+// languageNames finds a language by its name or an alias.
+var languageNames = func() map[string]*language {
+	m := make(map[string]*language)
+	for _, l := range languages {
+		m[l.name] = l
+		for _, a := range l.aliases {
+			m[a] = l
+		}
+	}
+	return m
+}()
+
+// isShell reports whether code of that language is a shell command
+// (behaviour.md 11), and whether it is to run in the background.
+func isShell(name string) (shell, background bool) {
+	switch strings.ToLower(name) {
+	case "", "command":
+		return true, false
+	case "background-command":
+		return true, true
+	}
+	return false, false
+}
+
+// kernelLanguage finds the language of a context.
+func kernelLanguage(name string) (*language, error) {
+	lower := strings.ToLower(name)
+	if l := languageNames[lower]; l != nil {
+		return l, nil
+	}
+	if shell, _ := isShell(lower); shell {
+		return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language %q has no contexts: each command is on its own; use POST /session to keep a shell's state, or the language bash", name)
+	}
+	if lower == "sql" {
+		return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language \"sql\" is not supported: use a client of your database from python or a command (in python: import sqlite3)")
+	}
+	return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language %q is not supported; the languages are %s, and command for a shell command", cut(name, 100), known())
+}
+
+// environ is the environment of the language's driver.
+func (l *language) environ(env []string) []string {
+	if l.env == nil {
+		return env
+	}
+	return l.env(env)
+}
+
+// find looks for the driver's program.
+func (l *language) find(path, dir string) (string, error) {
+	for _, name := range l.programs {
+		if found, err := process.Look(name, path, dir); err == nil {
+			return found, nil
+		}
+	}
+	return "", web.Errorf(http.StatusInternalServerError, web.CodeRuntime,
+		"this image can't run %s: it has no program %s in PATH %q; install it or use an image that has it", l.name, l.missing(), path)
+}
+
+// missing names what is looked for.
+func (l *language) missing() string {
+	var bare []string
+	for _, p := range l.programs {
+		if !strings.Contains(p, "/") {
+			bare = append(bare, p)
+		}
+	}
+	return strings.Join(bare, " or ")
+}
+
+// languageInfo is one element of GET /code/languages.
+type languageInfo struct {
+	Language string   `json:"language"`
+	Aliases  []string `json:"aliases,omitempty"`
+	// Available says whether this image can run it.
+	Available bool `json:"available"`
+	// Program is the file that would run it.
+	Program string `json:"program,omitempty"`
+	// Missing names what the image lacks.
+	Missing string `json:"missing,omitempty"`
+}
+
+// listLanguages is GET /code/languages, which the contract does not have.
+func (a *API) listLanguages(w http.ResponseWriter, r *http.Request) error {
+	g := a.opts.Guest()
+	_, path := g.Environ(g.Identity, nil)
+	list := []languageInfo{}
+	for _, l := range languages {
+		info := languageInfo{Language: l.name, Aliases: l.aliases}
+		program, err := l.find(path, g.Cwd)
+		if err != nil {
+			info.Missing = l.missing()
+		} else {
+			info.Available, info.Program = true, program
+		}
+		list = append(list, info)
+	}
+	web.JSON(w, http.StatusOK, list)
+	return nil
+}
