@@ -46,16 +46,21 @@ type Root struct {
 	MountNS int
 	// Volumes are mounted in order, after /proc, /sys and /dev.
 	Volumes []Volume
+	// Links are made after that.
+	Links []Link
 }
 
-// Volume is one directory of the host in the sandbox.
+// Volume is one directory or file of the host in the sandbox.
 type Volume struct {
-	// Source is a descriptor of the directory.
+	// Source is a descriptor of the directory or file.
 	Source int
 	// Target is a clean absolute path in the sandbox. Missing directories are
-	// made in the upper directory.
+	// made, and for a file an empty one to mount it on.
 	Target   string
 	ReadOnly bool
+	// Device says that Source is a device node which belongs to one of the
+	// shell's ids on the host: it is not mapped to them, and can be opened.
+	Device bool
 }
 
 // Switch makes r the root of the shell. When it fails the shell is of no
@@ -287,17 +292,25 @@ func overlayError(fs int, err error) error {
 func cloneVolumes(r *Root) ([]int, error) {
 	var fds []int
 	for _, v := range r.Volumes {
-		attr := uint64(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID)
-		if v.ReadOnly {
-			attr |= unix.MOUNT_ATTR_RDONLY
-		}
-		fd, err := cloneMapped(v.Source, "", r.UserNS, attr)
+		fd, err := v.clone(r.UserNS)
 		if err != nil {
 			return fds, fmt.Errorf("mounting a volume at %s: %w", v.Target, err)
 		}
 		fds = append(fds, fd)
 	}
 	return fds, nil
+}
+
+// clone returns a detached mount of the volume.
+func (v *Volume) clone(userns int) (int, error) {
+	if v.Device {
+		return cloneDevice(v.Source)
+	}
+	attr := uint64(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID)
+	if v.ReadOnly {
+		attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	return cloneMapped(v.Source, "", userns, attr)
 }
 
 func closeAll(fds []int) {
@@ -322,6 +335,11 @@ func attach(th *thread, r *Root, overlay int, volumes []int) error {
 			return fmt.Errorf("mounting volume at %s: %w", v.Target, err)
 		}
 	}
+	for _, l := range r.Links {
+		if err := th.as(r.Base, func() error { return l.make(overlay) }); err != nil {
+			return fmt.Errorf("linking %s: %w", l.Path, err)
+		}
+	}
 	return pivot(overlay)
 }
 
@@ -343,15 +361,24 @@ func carry(root int, name string) error {
 	return nil
 }
 
-// attachVolume mounts a detached mount at a path of the image, making missing
-// directories. Symlinks resolve inside the image, magic links are refused.
+// attachVolume mounts a detached mount at a path of the image, making what is
+// missing of it. Symlinks resolve inside the image, magic links are refused.
 func attachVolume(root, mount int, target string) error {
-	dir, err := makeDirs(root, target)
+	isDir, err := directory(mount)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
-	return unix.MoveMount(mount, "", dir, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	at := -1
+	if isDir {
+		at, err = makeDirs(root, target)
+	} else {
+		at, err = makeFile(root, target)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return unix.MoveMount(mount, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
 func makeDirs(root int, target string) (int, error) {
