@@ -98,9 +98,9 @@ func TestCLILife(t *testing.T) {
 	if err := json.Unmarshal([]byte(ok(t, s, "ls", "-o", "json")), &listed); err != nil {
 		t.Errorf("ls -o json: %v", err)
 	}
-	var sb sandboxJSON
-	if err := json.Unmarshal([]byte(ok(t, s, "inspect", id)), &sb); err != nil || sb.ID != id && sb.ID != "" {
-		t.Errorf("inspect: %v %+v", err, sb)
+	var inspected []sandboxJSON
+	if err := json.Unmarshal([]byte(ok(t, s, "inspect", id)), &inspected); err != nil || len(inspected) != 1 || inspected[0].ID != id {
+		t.Errorf("inspect: %v %+v", err, inspected)
 	}
 	ok(t, s, "pause", id)
 	s.State(t, id, client.StatePaused)
