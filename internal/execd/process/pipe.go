@@ -46,6 +46,13 @@ func NewPipe() (p *Pipe, w *os.File, err error) {
 	return p, os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
+// NewTap returns a pipe that reads what is written to a terminal. fd is a
+// descriptor of the terminal's master side and becomes the pipe's own; it must
+// not block.
+func NewTap(fd int) *Pipe {
+	return &Pipe{fd: fd, progress: make(chan struct{}, 1), eof: make(chan struct{})}
+}
+
 // Abandon closes a pipe that nobody pumps.
 func (p *Pipe) Abandon() { p.close() }
 
