@@ -140,7 +140,9 @@ func (l *loader) checkSandbox(s *Sandbox) {
 
 func (l *loader) checkStorage(s *Storage) {
 	l.absolute("storage.data_dir", s.DataDir)
-	l.absolute("storage.run_dir", s.RunDir)
+	if s.RunDir != "" {
+		l.absolute("storage.run_dir", s.RunDir)
+	}
 	if filepath.Clean(s.DataDir) == "/" {
 		l.wrong("storage.data_dir", s.DataDir, "want a directory of its own")
 	}

@@ -112,7 +112,8 @@ type Storage struct {
 	// Directory for images, records, logs and volumes. One server at a time
 	// may use it.
 	DataDir string `toml:"data_dir"`
-	// Directory for what a reboot may take away. It should be on tmpfs.
+	// Directory for what a reboot may take away. It should be on tmpfs. Empty
+	// means /run/paddock or, where /run is on disk, /dev/shm/paddock.
 	RunDir string `toml:"run_dir"`
 	// Directories of the host below which a sandbox may mount. Empty means
 	// that no sandbox may mount any.
@@ -165,7 +166,6 @@ func Default() *Config {
 		Image: Image{ResolveTimeout: Duration(10 * time.Second), MaxUnpackedBytes: 32 << 30, PlainHTTP: []string{}, Downloads: 4},
 		Storage: Storage{
 			DataDir:          "/var/lib/paddock",
-			RunDir:           "/run/paddock",
 			AllowedHostPaths: []string{},
 			MinFree:          1 << 30,
 		},

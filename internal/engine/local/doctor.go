@@ -54,7 +54,7 @@ func Doctor(ctx context.Context, o DoctorOptions) []Check {
 	}
 	checks = append(checks, checkCgroups()...)
 	checks = append(checks, checkNetwork(ctx, o.Subnet)...)
-	return append(checks, checkDisks(), checkFiles(), checkPIDs())
+	return append(checks, checkDisks(), checkGPU(), checkFiles(), checkPIDs())
 }
 
 // need builds a required check.
@@ -201,6 +201,9 @@ func childUserNamespace() (*os.File, error) {
 }
 
 func checkRunDir(dir string) Check {
+	if dir == "" {
+		dir = DefaultRunDir()
+	}
 	c := Check{Name: "run directory", Detail: dir, OK: true}
 	for dir != "" {
 		if _, err := os.Stat(dir); err == nil {
@@ -208,8 +211,7 @@ func checkRunDir(dir string) Check {
 		}
 		dir = filepath.Dir(dir)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.TMPFS_MAGIC {
+	if onTmpfs(dir) {
 		c.Detail += " on tmpfs"
 		return c
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 	"github.com/paddock-sandbox/paddock/internal/image"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
@@ -17,6 +19,7 @@ type Options struct {
 	// DataDir keeps what is large: upper directories, logs, volumes.
 	DataDir string
 	// RunDir is on tmpfs and is gone after a reboot, as the sandboxes are.
+	// Empty means DefaultRunDir.
 	RunDir string
 	Images *image.Store
 	// PoolSize is how many shells are kept ready; 0 makes every sandbox
@@ -36,6 +39,12 @@ type Options struct {
 	// OCIRuntime is "crun" or "runc", OCIPath its binary (empty: from $PATH).
 	OCIRuntime string
 	OCIPath    string
+	// CDIDirs hold the specifications of GPUs; empty means /etc/cdi and
+	// /var/run/cdi. GPUKind is the vendor and class of those to hand out, such
+	// as "nvidia.com/gpu"; empty means the first found of NVIDIA's, AMD's and
+	// Intel's.
+	CDIDirs []string
+	GPUKind string
 	// Defaults are the limits of a sandbox that asks for none.
 	Defaults sandbox.Limits
 	// MinFreeBytes is what must stay free in the data directory; below it no
@@ -59,7 +68,7 @@ func (o *Options) setDefaults() error {
 	}
 	o.DataDir = dir
 	if o.RunDir == "" {
-		o.RunDir = "/run/paddock"
+		o.RunDir = DefaultRunDir()
 	}
 	if o.PoolWorkers <= 0 {
 		o.PoolWorkers = 2
@@ -87,4 +96,19 @@ func (o *Options) setDefaults() error {
 		o.Logger = slog.Default()
 	}
 	return nil
+}
+
+// DefaultRunDir is /run/paddock or, on a host whose /run is on disk,
+// /dev/shm/paddock: the run directory is written on every create.
+func DefaultRunDir() string {
+	const usual, shm = "/run", "/dev/shm"
+	if !onTmpfs(usual) && onTmpfs(shm) {
+		return shm + "/paddock"
+	}
+	return usual + "/paddock"
+}
+
+func onTmpfs(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Type == unix.TMPFS_MAGIC
 }
