@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -239,7 +240,9 @@ func dialNFT(ctx context.Context) (*nftables.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c, err := nftables.New()
+	c, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return c.SetDeadline(deadline(ctx))
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket for nftables: %w", err)
 	}

@@ -68,15 +68,19 @@ func dial(ctx context.Context, cfg *netlink.Config) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(netlinkTimeout)
-	}
-	if err := c.SetDeadline(deadline); err != nil {
+	if err := c.SetDeadline(deadline(ctx)); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return &conn{c}, nil
+}
+
+// deadline is the context's, else the one of netlinkTimeout.
+func deadline(ctx context.Context) time.Time {
+	if d, ok := ctx.Deadline(); ok {
+		return d
+	}
+	return time.Now().Add(netlinkTimeout)
 }
 
 // message makes a request out of its body.
