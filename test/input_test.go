@@ -94,7 +94,6 @@ func TestNotBuiltYet(t *testing.T) {
 		{http.MethodGet, "/v1/snapshots", ""},
 		{http.MethodPost, "/v1/sandboxes/" + sb.ID + "/snapshots", "{}"},
 		{http.MethodGet, "/v1/sandboxes/" + sb.ID + "/networkpolicy", ""},
-		{http.MethodPost, "/v1/sandboxes/" + sb.ID + "/proxy/44772/code", `{"code":"1"}`},
 	} {
 		r := s.Do(t, c.method, c.path, c.body)
 		if r.Status != http.StatusNotImplemented {

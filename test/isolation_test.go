@@ -1,13 +1,16 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/test/harness"
@@ -95,8 +98,8 @@ func TestNetworkIsClosed(t *testing.T) {
 	}()
 	hostPort := l.Addr().(*net.TCPAddr).Port
 	_, apiPort, _ := net.SplitHostPort(strings.TrimPrefix(s.URL, "http://"))
-	own := s.Must(t, sb.ID, `python3 -c "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 9)); print(s.getsockname()[0])"`)
-	victimIP := s.Must(t, victim.ID, `python3 -c "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 9)); print(s.getsockname()[0])"`)
+	own := s.Must(t, sb.ID, ownAddress)
+	victimIP := s.Must(t, victim.ID, ownAddress)
 	if own == victimIP {
 		t.Fatalf("two sandboxes have the address %s", own)
 	}
@@ -188,7 +191,30 @@ END`)
 	if code != "done" {
 		t.Errorf("execd answers without a token: %s", code)
 	}
+	// Other processes on the host reach the sandbox's ports, and execd's refuses
+	// them.
+	ip := s.Must(t, sb.ID, ownAddress)
+	for _, path := range []string{"/ping", "/command", "/paddock/v1/exit", "/paddock/v1/dial?port=22"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(ip, "44772")+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("OPEN-SANDBOX-API-KEY", s.Key)
+		resp, err := (&http.Transport{Proxy: nil, DisableKeepAlives: true}).RoundTrip(req)
+		if err != nil {
+			t.Fatalf("the host does not reach execd at %s: %v", ip, err)
+		}
+		resp.Body.Close()
+		cancel()
+		if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s without a token: %d", path, resp.StatusCode)
+		}
+	}
 }
+
+// ownAddress prints the address of a sandbox. No packet is sent.
+const ownAddress = `python3 -c "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('198.51.100.1', 9)); print(s.getsockname()[0])"`
 
 func TestKernelSurfaceIsClosed(t *testing.T) {
 	s := withStarter(t)

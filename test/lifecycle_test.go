@@ -412,13 +412,6 @@ func TestImageConfigIsHonoured(t *testing.T) {
 	}
 }
 
-func importArchive(t *testing.T, s *harness.Server, archive []byte) {
-	t.Helper()
-	if _, err := s.Client.ImportImage(t.Context(), strings.NewReader(string(archive)), ""); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func logs(t *testing.T, s *harness.Server, id string) string {
 	t.Helper()
 	rc, err := s.Client.Logs(t.Context(), id, client.LogOptions{})

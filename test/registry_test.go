@@ -279,7 +279,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	mountTmpfs(t, dir, "size=96m")
 	s := harness.NewAt(t, dir, map[string]string{"pool.size": "1", "storage.min_free": "16Mi"})
-	importBusybox(t, s, imagetest.Archive(t, "docker.io/library/"+busyboxImage, imagetest.Busybox(t)))
+	importArchive(t, s, busyboxArchive(t))
 	sb := sleeper(t, s)
 	// The sandbox fills the disk below what must stay free.
 	s.Shell(t, sb.ID, "head -c 90000000 /dev/zero > /fill 2>/dev/null")
