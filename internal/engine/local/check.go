@@ -34,6 +34,9 @@ func (e *Engine) Check(_ context.Context, spec *sandbox.Spec) error {
 	if err := e.checkDisk(spec.Limits.EphemeralBytes); err != nil {
 		return err
 	}
+	if err := e.checkGPUs(spec.Limits.GPUs); err != nil {
+		return err
+	}
 	for i := range spec.Volumes {
 		if err := e.checkVolume(&spec.Volumes[i]); err != nil {
 			return err
@@ -55,8 +58,6 @@ func checkLimits(l *sandbox.Limits) error {
 		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter, format, args...)
 	}
 	switch {
-	case l.GPUs != "":
-		return invalid("resourceLimits.gpu: no GPU was found on this server (no CDI specification in /etc/cdi or /var/run/cdi). Leave it out.")
 	case l.MemoryBytes > 0 && l.MemoryBytes < minMemoryBytes:
 		return invalid("resourceLimits.memory: %d bytes is less than a sandbox needs; give at least 16Mi.", l.MemoryBytes)
 	case l.PIDs > 0 && l.PIDs < minPIDs:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,7 @@ func (e *Engine) create(ctx context.Context, req sandbox.CreateRequest) (*sandbo
 	if err := e.images.Hold(req.ID, img); err != nil {
 		return nil, err
 	}
-	s, err := e.takeShell(ctx, req.ID)
+	s, err := e.takeShell(ctx, req)
 	if err != nil {
 		e.images.Unhold(req.ID)
 		return nil, err
@@ -92,7 +93,11 @@ func entrypoint(spec *sandbox.Spec, cfg *image.Config) ([]string, error) {
 }
 
 // takeShell returns the reserved shell if it still lives, else a new one.
-func (e *Engine) takeShell(ctx context.Context, id string) (*shell, error) {
+func (e *Engine) takeShell(ctx context.Context, req sandbox.CreateRequest) (*shell, error) {
+	id := req.ID
+	if err := e.takeGPUs(id, req.Spec); err != nil {
+		return nil, err
+	}
 	s := e.pool.take(id)
 	if s == nil {
 		return e.makeShell(ctx, id)
@@ -113,7 +118,7 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
 	defer cancel()
 	steps := newStopwatch()
-	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest}
+	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest, GPUs: s.gpuNames()}
 	if err := e.in.saveState(st); err != nil {
 		return nil, err
 	}
@@ -123,9 +128,16 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err != nil {
 		return made, err
 	}
+	gpuFiles, err := e.openGPUs(s)
+	defer closeVolumes(gpuFiles)
+	if err != nil {
+		return made, err
+	}
 	root := &rootfs.Root{
 		Layers: img.LayerDirs, Dir: e.in.data(s.id), Base: s.base,
-		UserNS: s.userns, MountNS: s.mntns, Volumes: opened,
+		UserNS: s.userns, MountNS: s.mntns,
+		// The request's own mounts come last and win.
+		Volumes: slices.Concat(gpuFiles, opened), Links: s.gpuLinks(),
 	}
 	if size := req.Spec.Limits.EphemeralBytes; size > 0 {
 		fd, loop, err := e.makeDisk(ctx, s, size)
@@ -146,9 +158,11 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		return made, fmt.Errorf("setting limits: %w", err)
 	}
 	steps.done("limits")
+	env := environment(s.id, req.Spec, &img.Config)
+	s.addGPUEnv(env, req.Spec.Env)
 	claim := &hostapi.Claim{
 		ID: s.id, Token: req.Token, Entrypoint: argv,
-		Env: environment(s.id, req.Spec, &img.Config),
+		Env: env,
 		Cwd: img.Config.WorkingDir, User: img.Config.User,
 		CPUMillis: limits.CPUMillis, MemoryBytes: limits.MemoryBytes,
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,6 +18,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/egress"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/execdbin"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/gpu"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
@@ -28,6 +30,9 @@ import (
 // exitBuffer is how many ends of entrypoints may wait for the Manager.
 const exitBuffer = 1024
 
+// leaveTimeout bounds the removal of what sandboxes shared.
+const leaveTimeout = 10 * time.Second
+
 // Engine is the local engine. It implements sandbox.Engine and
 // sandbox.Volumes.
 type Engine struct {
@@ -36,13 +41,16 @@ type Engine struct {
 	in      *instance
 	images  *image.Store
 	cgroups *cgroup.Parent
-	network *network.Network
-	dns     *egress.Resolver
-	runtime *oci.Runtime
-	threads *rootfs.Threads
-	indexes *indexes
-	pool    *pool
-	trash   *trash
+	// gpuCgroups is the parent of sandboxes with GPUs.
+	gpuCgroups *cgroup.Parent
+	gpus       *gpu.Allocator
+	network    *network.Network
+	dns        *egress.Resolver
+	runtime    *oci.Runtime
+	threads    *rootfs.Threads
+	indexes    *indexes
+	pool       *pool
+	trash      *trash
 
 	seccompBPF     []byte
 	seccompProfile *specs.LinuxSeccomp
@@ -107,6 +115,10 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.cgroups, err = host.Parent(e.in.cgroupName()); err != nil {
 		return err
 	}
+	if e.gpuCgroups, err = host.GrantingParent(e.in.cgroupName() + "-gpu"); err != nil {
+		return err
+	}
+	e.gpus = gpu.NewAllocator(e.opts.CDIDirs, e.opts.GPUKind)
 	if e.threads, err = rootfs.NewThreads(max(2, runtime.NumCPU()), filepath.Join(e.rootDir(), rootfs.NewRoot), e.opts.OverlayByPath); err != nil {
 		return err
 	}
@@ -182,7 +194,11 @@ func (e *Engine) Reserve(_ context.Context, spec *sandbox.Spec) (string, error) 
 		return "", sandbox.Errorf(sandbox.KindBusy, sandbox.CodeCapacity,
 			"Every one of the %d sandbox addresses is in use. Delete sandboxes, or try again later.", maxIndex)
 	}
-	return uuid.NewString(), nil
+	id := uuid.NewString()
+	if err := e.takeGPUs(id, spec); err != nil {
+		return "", err
+	}
+	return id, nil
 }
 
 // pooled reports whether a shell from the pool can become this sandbox.
@@ -191,6 +207,7 @@ func pooled(spec *sandbox.Spec) bool { return spec.Limits.GPUs == "" }
 // Release gives a reserved id back. Its shell is taken apart, though nobody used
 // it: a record with that id may exist by now, and no id is given twice.
 func (e *Engine) Release(id string) {
+	e.gpus.Give(id)
 	s := e.pool.take(id)
 	if s == nil {
 		return
@@ -240,9 +257,29 @@ func (e *Engine) Close() error {
 	if e.runtime != nil {
 		errs = append(errs, e.runtime.Close())
 	}
-	if e.cgroups != nil {
-		e.cgroups.Close()
+	errs = append(errs, e.leave())
+	for _, p := range []*cgroup.Parent{e.cgroups, e.gpuCgroups} {
+		if p != nil {
+			p.Close()
+		}
 	}
 	e.in.close()
 	return errors.Join(errs...)
+}
+
+// leave removes what sandboxes share, when there are none: packet rules, the
+// gateway's address, cgroups, and the run directory. The next start makes them
+// again.
+func (e *Engine) leave() error {
+	left, err := os.ReadDir(e.in.shellsDir())
+	if err != nil || len(left) > 0 || e.network == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	errs := []error{e.network.Teardown(ctx), e.cgroups.Remove()}
+	if e.gpuCgroups != nil {
+		errs = append(errs, e.gpuCgroups.Remove())
+	}
+	return errors.Join(append(errs, os.RemoveAll(e.in.runDir))...)
 }

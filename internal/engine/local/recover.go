@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
@@ -98,6 +99,7 @@ func (e *Engine) reserveIndexes(onHost []os.DirEntry) error {
 	for _, d := range onHost {
 		if st, err := e.in.loadState(d.Name()); err == nil {
 			taken[st.Index] = true
+			e.gpus.Restore(st.ID, st.GPUs)
 		}
 	}
 	e.indexes = newIndexes(taken)
@@ -123,6 +125,7 @@ func (e *Engine) recoverOne(ctx context.Context, id string, recorded *sandbox.Sa
 	if err := e.dismantle(ctx, s, keepLogs); err != nil {
 		return found, fmt.Errorf("removing what is left of %s: %w", id, err)
 	}
+	e.gpus.Give(id)
 	return found, nil
 }
 
@@ -179,18 +182,20 @@ func (e *Engine) claimed(ctx context.Context, s *shell) bool {
 // removeStrays removes what carries this instance's name but no known id.
 func (e *Engine) removeStrays(ctx context.Context, recorded map[string]*sandbox.Sandbox) error {
 	known := func(id string) bool { return e.live[id] != nil }
-	groups, err := e.cgroups.List()
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, id := range groups {
-		if known(id) {
-			continue
+	for _, parent := range []*cgroup.Parent{e.cgroups, e.gpuCgroups} {
+		groups, err := parent.List()
+		if err != nil {
+			return err
 		}
-		s := newShell(id)
-		if s.group, err = e.cgroups.Open(id); err == nil {
-			errs = append(errs, e.dismantle(ctx, s, recorded[id] != nil))
+		for _, id := range groups {
+			if known(id) {
+				continue
+			}
+			s := newShell(id)
+			if s.group, err = parent.Open(id); err == nil {
+				errs = append(errs, e.dismantle(ctx, s, recorded[id] != nil))
+			}
 		}
 	}
 	links, err := e.network.Interfaces(ctx)
@@ -229,7 +234,7 @@ func Reset(ctx context.Context, o Options) error {
 		return err
 	}
 	_, err = e.Recover(ctx, nil)
-	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(ctx), e.cgroups.Remove())
+	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(ctx), e.cgroups.Remove(), e.gpuCgroups.Remove())
 	err = errors.Join(err, e.Close())
 	if err != nil {
 		return err

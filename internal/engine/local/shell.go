@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/gpu"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 )
@@ -34,6 +35,8 @@ type shell struct {
 	// conn is the kept connection to execd: pings, the claim, and from then
 	// on the held request for the entrypoint's end.
 	conn *execdConn
+	// gpus are the sandbox's; nil without, and in an adopted sandbox.
+	gpus *gpu.Grant
 	// loop is the number of the loop device of a limited disk, nil without.
 	loop *int
 	// token is what execd demands after the claim.
@@ -110,7 +113,8 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	if err := os.Mkdir(e.in.run(s.id), 0o700); err != nil {
 		return err
 	}
-	st := &state{ID: s.id, Index: s.index, Phase: phaseMaking}
+	s.gpus = e.gpus.Of(s.id)
+	st := &state{ID: s.id, Index: s.index, Phase: phaseMaking, GPUs: s.gpuNames()}
 	if err := e.in.saveState(st); err != nil {
 		return err
 	}
@@ -118,7 +122,7 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 		return err
 	}
 	steps.done("disk")
-	if s.group, err = e.cgroups.Create(s.id); err != nil {
+	if s.group, err = e.makeGroup(s); err != nil {
 		return err
 	}
 	steps.done("cgroup")

@@ -35,6 +35,8 @@ type state struct {
 	// Loop is the number of the loop device that had the sandbox's limited
 	// disk when it was made.
 	Loop *int `json:"loop,omitempty"`
+	// GPUs are the names of the GPUs that the sandbox has.
+	GPUs []string `json:"gpus,omitempty"`
 }
 
 // stateSize is the size of state.json, in bytes: every state is padded to it,

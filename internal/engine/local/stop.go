@@ -35,6 +35,7 @@ func (e *Engine) Stop(ctx context.Context, id string) error {
 		return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeDeleteFailed,
 			Message: fmt.Sprintf("Sandbox %q could not be stopped: %v", id, err), Err: err}
 	}
+	e.gpus.Give(id)
 	return nil
 }
 
@@ -77,7 +78,7 @@ func (e *Engine) reopen(id string) *shell {
 			s.pidfd = fd
 		}
 	}
-	if g, err := e.cgroups.Open(id); err == nil {
+	if g, err := e.parent(st.GPUs).Open(id); err == nil {
 		s.group = g
 	}
 	return s

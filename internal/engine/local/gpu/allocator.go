@@ -20,7 +20,7 @@ type Allocator struct {
 	dirs []string
 	kind string
 
-	mu sync.Mutex
+	mu   sync.Mutex
 	held map[string]*Grant // by sandbox
 }
 
