@@ -247,35 +247,31 @@ func (c *Client) runStream(ctx context.Context, id, route string, in any, out Ou
 	return res, err
 }
 
-// event is one event of a run (behaviour.md 10.2). EOL and Raw are paddock's
-// additions, which make output exact to the byte; without them a text is a line
-// without its end.
-type event struct {
-	Type string `json:"type"`
-	Text string `json:"text"`
-	// EOL is the line end, empty when none has come (yet).
-	EOL *string `json:"eol"`
-	// Raw is what stands for Text when that is no valid UTF-8.
-	Raw   []byte `json:"raw"`
-	Error *struct {
-		Name      string   `json:"ename"`
-		Value     string   `json:"evalue"`
-		Traceback []string `json:"traceback"`
-	} `json:"error"`
-}
-
 // consume passes events on until the terminal one.
 func consume(r *eventReader, out Output) (*Result, error) {
 	res := &Result{ExitCode: -1}
+	w := newPrinter(out)
 	for {
+		if !r.more() {
+			// The next event may be long in coming.
+			if err := w.flush(); err != nil {
+				return res, err
+			}
+		}
 		raw, err := r.next()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return res, ErrConnectionLost
+			return res, errors.Join(ErrConnectionLost, w.flush())
 		case errors.Is(err, errEventTooLong):
 			return res, err
 		case err != nil:
-			return res, fmt.Errorf("%w: %w", ErrConnectionLost, err)
+			return res, errors.Join(fmt.Errorf("%w: %w", ErrConnectionLost, err), w.flush())
+		}
+		if stream, text, ok := simpleOutput(raw); ok {
+			if err := w.line(stream, text); err != nil {
+				return res, err
+			}
+			continue
 		}
 		var ev event
 		if err := json.Unmarshal(raw, &ev); err != nil {
@@ -288,17 +284,21 @@ func consume(r *eventReader, out Output) (*Result, error) {
 				out.OnStart(ev.Text)
 			}
 		case "stdout":
-			err = ev.write(out.Stdout)
+			err = w.event(stdout, &ev)
 		case "stderr":
-			err = ev.write(out.Stderr)
+			err = w.event(stderr, &ev)
 		case "execution_complete":
 			res.ExitCode = 0
-			return res, nil
+			return res, w.flush()
 		case "error":
-			return ended(res, &ev)
+			err := w.flush()
+			if _, cerr := ended(res, &ev); cerr != nil {
+				err = cerr
+			}
+			return res, err
 		}
 		if err != nil {
-			return res, fmt.Errorf("writing the output: %w", err)
+			return res, err
 		}
 	}
 }
@@ -315,25 +315,4 @@ func ended(res *Result, ev *event) (*Result, error) {
 	}
 	res.ExitCode, res.Detail = code, ev.Error.Traceback
 	return res, nil
-}
-
-// write restores the bytes of an output event in one write. A text "\n" is an
-// empty line.
-func (ev *event) write(w io.Writer) error {
-	if w == nil {
-		return nil
-	}
-	eol := "\n"
-	if ev.EOL != nil {
-		eol = *ev.EOL
-	}
-	out := make([]byte, 0, len(ev.Text)+len(eol))
-	switch {
-	case ev.Raw != nil:
-		out = append(out, ev.Raw...)
-	case ev.Text != "\n":
-		out = append(out, ev.Text...)
-	}
-	_, err := w.Write(append(out, eol...))
-	return err
 }

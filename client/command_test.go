@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func readEvents(in string) (events []string, err error) {
@@ -114,6 +115,64 @@ func TestRunIsExact(t *testing.T) {
 	}
 	if want := "no end yet\ndos\r\n\n\r\n\xffa"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+// The fast reading of an event is the same as that of the JSON decoder, or none.
+func FuzzSimpleOutput(f *testing.F) {
+	for _, s := range []string{`{"type":"stdout","text":"a","timestamp":1}`, `{"type":"stderr","text":"\\n","timestamp":12}`,
+		`{"type":"stdout","text":"a\\"b","timestamp":1}`, `{"type":"stdout","text":"a","eol":"","timestamp":1}`, `{"type":"stdout","text":"","timestamp":}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		stream, text, ok := simpleOutput(raw)
+		var ev event
+		// Where the decoder is stricter, about control characters and such, the
+		// bytes are as good as they are.
+		if !ok || !utf8.Valid(raw) || json.Unmarshal(raw, &ev) != nil {
+			return
+		}
+		var fast, exact bytes.Buffer
+		p := newPrinter(Output{Stdout: &fast, Stderr: &fast})
+		_ = p.line(stream, text)
+		_ = p.flush()
+		p = newPrinter(Output{Stdout: &exact, Stderr: &exact})
+		_ = p.event(stream, &ev)
+		_ = p.flush()
+		if ev.Type != [2]string{"stdout", "stderr"}[stream] || fast.String() != exact.String() {
+			t.Errorf("%s: %q, want %q", raw, fast.String(), exact.String())
+		}
+	})
+}
+
+// Output that has come is shown, though the next event is not there yet.
+func TestOutputIsNotHeldBack(t *testing.T) {
+	for _, form := range []string{"data: %s\n\n", "%s\n\n", "%s\n"} {
+		seen := make(chan struct{})
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, form+`data: {"type":`, `{"type":"stdout","text":"prompt","timestamp":1}`)
+			w.(http.Flusher).Flush()
+			<-seen
+		})
+		_, err := c.Run(context.Background(), "s", Command{Shell: "x"}, Output{Stdout: writerFunc(func(p []byte) (int, error) {
+			close(seen)
+			return len(p), nil
+		})})
+		if !errors.Is(err, ErrConnectionLost) && err == nil {
+			t.Errorf("%q: %v", form, err)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func BenchmarkOutput(b *testing.B) {
+	line := strings.Repeat("data: {\"type\":\"stdout\",\"text\":\"y\",\"timestamp\":1764000000000}\n\n", 1000)
+	b.SetBytes(int64(len(line)))
+	for b.Loop() {
+		_, _ = consume(newEventReader(strings.NewReader(line)), Output{Stdout: io.Discard})
 	}
 }
 

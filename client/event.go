@@ -69,6 +69,16 @@ func (e *eventReader) next() ([]byte, error) {
 	}
 }
 
+// more reports whether another line is here already, so that the next call to
+// next need not wait for the network.
+func (e *eventReader) more() bool {
+	here, _ := e.r.Peek(e.r.Buffered())
+	for len(here) > 0 && (here[0] == '\n' || here[0] == '\r') {
+		here = here[1:]
+	}
+	return bytes.IndexByte(here, '\n') >= 0
+}
+
 // atEnd settles an event whose blank line never came. Some servers leave the
 // last one out, so a complete JSON value counts; the caller finds out.
 func (e *eventReader) atEnd(line []byte, pending bool) ([]byte, error) {
