@@ -25,6 +25,8 @@ const (
 	// interruptGrace is how long code may take to stop after an interrupt
 	// before its driver is killed.
 	interruptGrace = 5 * time.Second
+	// shellAgain is when a shell that goes on is interrupted again.
+	shellAgain = 250 * time.Millisecond
 	// killWait bounds the wait for a process after SIGKILL.
 	killWait = 2 * time.Second
 )
@@ -356,24 +358,46 @@ func (c *codeContext) interrupt(ctx context.Context) error {
 // returns in bounded time.
 func (c *codeContext) halt(x *run) {
 	x.stop.Do(func() {
-		timer := time.NewTimer(interruptGrace)
-		defer timer.Stop()
-		select {
-		case <-x.started:
-			x.driver.interrupt(x.since)
-		case <-x.over:
+		deadline := time.NewTimer(interruptGrace)
+		defer deadline.Stop()
+		if c.ask(x, deadline.C) {
 			return
-		case <-timer.C:
-			timer.Reset(0)
-		}
-		select {
-		case <-x.over:
-			return
-		case <-timer.C:
 		}
 		x.doom(fmt.Sprintf("the code did not stop within %s of the interrupt, so its %s process was killed", interruptGrace, c.lang.name))
 		x.driver.kill()
 	})
+}
+
+// ask interrupts a run until it is over, which it reports, or the deadline has
+// come.
+func (c *codeContext) ask(x *run, deadline <-chan time.Time) bool {
+	select {
+	case <-x.started:
+	case <-x.over:
+		return true
+	case <-deadline:
+		return false
+	}
+	x.driver.interrupt(x.since)
+	var again <-chan time.Time
+	if c.lang.shell {
+		// A shell that is interrupted just before it starts a program waits for
+		// that program. Other languages are asked once: what they do about it,
+		// cleaning up for instance, is not to be interrupted as well.
+		ticker := time.NewTicker(shellAgain)
+		defer ticker.Stop()
+		again = ticker.C
+	}
+	for {
+		select {
+		case <-x.over:
+			return true
+		case <-again:
+			x.driver.interrupt(x.since)
+		case <-deadline:
+			return false
+		}
+	}
 }
 
 // doom says why the driver is about to be killed.

@@ -328,9 +328,11 @@ func (d *driver) drain(stop <-chan struct{}) {
 
 // interrupt asks the run that began at since to stop.
 func (d *driver) interrupt(since process.Stamp) {
-	// The children first: a shell that waits for one looks at how it ended.
-	process.Signal(d.proc.Family(since), syscall.SIGINT)
+	family := d.proc.Family(since)
+	// The driver first: a shell goes on after a child that was interrupted,
+	// unless it was interrupted as well.
 	d.proc.Signal(syscall.SIGINT)
+	process.Signal(family, syscall.SIGINT)
 	if d.halts != nil {
 		if d.halts.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
 			_, _ = d.halts.WriteString("stop\n")

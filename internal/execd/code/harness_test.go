@@ -72,7 +72,7 @@ func newSandboxPath(t *testing.T, path string) *sandbox {
 	api := New(Options{
 		Guest:    func() *guest.Guest { return g },
 		Table:    table,
-		Commands: command.NewManager(g, table),
+		Commands: command.NewManager(func() *guest.Guest { return g }, table),
 	})
 	mux := http.NewServeMux()
 	api.Routes(mux)

@@ -3,6 +3,7 @@ package code
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -101,8 +102,11 @@ func badBody(err error) error {
 	case *json.SyntaxError:
 		return web.BadBody("the request body is not JSON: %s at byte %d", e.Error(), e.Offset)
 	}
-	if err == io.EOF {
+	switch {
+	case errors.Is(err, io.EOF):
 		return web.BadBody("the request body is empty; a JSON value is needed")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return web.BadBody("the request body ends in the middle of a JSON value")
 	}
 	return web.BadBody("reading the request body: %v", err)
 }

@@ -141,6 +141,11 @@ def refuse_input(prompt="", *rest):
     )
 
 
+def leave(code=None):
+    """exit() and quit(): those of Python close the standard input, too."""
+    raise SystemExit(code)
+
+
 def on_interrupt(number, frame):
     if me.held:
         me.pending = True
@@ -414,6 +419,7 @@ def prepare():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     builtins.input = refuse_input
+    builtins.exit = builtins.quit = leave
     builtins.display = display
 
 

@@ -24,6 +24,7 @@ METHODS = (
 
 
 def note(text):
+    core.flush()
     print("[%s]" % text, file=sys.stderr, flush=True)
 
 
