@@ -74,7 +74,7 @@ func (s *Server) claimed(c *hostapi.Claim) (*box, error) {
 		return nil, err
 	}
 	limits := metrics.Limits{CPUMillis: c.CPUMillis, MemoryBytes: c.MemoryBytes}
-	return s.newBox(g, c.Token, limits, entry), nil
+	return &box{token: []byte(c.Token), guest: g, limits: limits, entry: entry}, nil
 }
 
 func checkClaim(c *hostapi.Claim) error {

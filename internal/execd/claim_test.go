@@ -5,8 +5,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 )
@@ -151,6 +153,8 @@ func TestTokenAndRoutes(t *testing.T) {
 		{"GET", "/command/a/b", 404, "NOT_FOUND"},
 		{"PUT", "/command", 405, "METHOD_NOT_ALLOWED"},
 		{"POST", "/metrics", 405, "METHOD_NOT_ALLOWED"},
+		{"DELETE", "/session/nope", 404, "CONTEXT_NOT_FOUND"},
+		{"GET", "/session", 405, "METHOD_NOT_ALLOWED"},
 		{"POST", "/code", 501, "NOT_SUPPORTED"},
 		{"GET", "/code/contexts", 501, "NOT_SUPPORTED"},
 		{"POST", "/pty", 501, "NOT_SUPPORTED"},
@@ -197,6 +201,7 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 
 // Orphans are collected by the hundred while commands run.
 func TestZombieStorm(t *testing.T) {
+	t.Parallel()
 	b := claimed(t)
 	done := make(chan *result)
 	go func() {
@@ -217,4 +222,23 @@ func TestZombieStorm(t *testing.T) {
 		}
 	}
 	t.Error("zombies are left")
+}
+
+// The claim is on the way of every create.
+func BenchmarkClaim(b *testing.B) {
+	var took []time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		box := newBox(b)
+		box.do("GET", "/ping", "").Body.Close()
+		b.StartTimer()
+		begun := time.Now()
+		box.claim(hostapi.Claim{Entrypoint: []string{"sleep", "infinity"}})
+		took = append(took, time.Since(begun))
+		b.StopTimer()
+		box.cmd.Process.Kill()
+		b.StartTimer()
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
 }

@@ -1,14 +1,11 @@
 package execd
 
 import (
-	"net/http"
 	"os"
 	"sync"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/entrylog"
-	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
-	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
 // entryLog is the part of *entrylog.Writer that an entrypoint needs.
@@ -69,16 +66,4 @@ func (e *entrypoint) await(pipes ...*process.Pipe) {
 	}
 	drains.Wait()
 	close(e.logged)
-}
-
-// handleExit is GET hostapi.ExitPath.
-func (e *entrypoint) handleExit(w http.ResponseWriter, r *http.Request) error {
-	select {
-	case <-e.logged:
-	case <-r.Context().Done():
-		return nil
-	}
-	exit := e.proc.Exit()
-	web.JSON(w, http.StatusOK, hostapi.ExitStatus{Code: exit.Code, Signal: int(exit.Signal)})
-	return nil
 }

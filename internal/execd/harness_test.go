@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 	binary = filepath.Join(dir, "execd")
 	build := exec.Command("go", "build", "-o", binary, "github.com/paddock-sandbox/paddock/cmd/execd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if race {
+		build.Args = append(build.Args[:2:2], append([]string{"-race"}, build.Args[2:]...)...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building execd: %v\n%s", err, out)
 		os.Exit(1)

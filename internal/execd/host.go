@@ -6,15 +6,30 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
 // hostRoutes adds the routes that only the engine can reach.
-func (b *box) hostRoutes(mux *http.ServeMux) {
-	if b.entry != nil {
-		mux.HandleFunc("GET "+hostapi.ExitPath, answering(b.entry.handleExit))
-	}
-	mux.HandleFunc("GET "+hostapi.DialPath, b.proxy.Tunnel)
+func (s *Server) hostRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("GET "+hostapi.ExitPath, answering(s.handleExit))
+	mux.HandleFunc("GET "+hostapi.DialPath, s.proxy.Tunnel)
 	mux.HandleFunc("POST "+hostapi.SyncPath, answering(handleSync))
+}
+
+// handleExit is GET hostapi.ExitPath.
+func (s *Server) handleExit(w http.ResponseWriter, r *http.Request) error {
+	e := s.box.Load().entry
+	if e == nil {
+		return noRoute(r)
+	}
+	select {
+	case <-e.logged:
+	case <-r.Context().Done():
+		return nil
+	}
+	exit := e.proc.Exit()
+	web.JSON(w, http.StatusOK, hostapi.ExitStatus{Code: exit.Code, Signal: int(exit.Signal)})
+	return nil
 }
 
 // handleSync is POST hostapi.SyncPath.

@@ -5,7 +5,9 @@ import (
 	"path"
 	"strings"
 
+	"github.com/paddock-sandbox/paddock/internal/execd/files"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
@@ -57,12 +59,12 @@ func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
 		// Not through the mux: the path is somebody else's and may not be
 		// cleaned.
-		b.forward.ServeHTTP(w, r)
+		s.forward.ServeHTTP(w, r)
 		return nil
 	}
-	mux := b.inside
+	mux := s.inside
 	if f.host {
-		mux = b.outside
+		mux = s.outside
 	}
 	return dispatch(mux, w, r)
 }
@@ -108,14 +110,15 @@ func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 func (r *refusal) WriteHeader(status int)      { r.status = status }
 
 // routes adds what every listener serves.
-func (b *box) routes(mux *http.ServeMux) {
+func (s *Server) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /ping", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("POST /command", answering(b.commands.Run))
-	mux.HandleFunc("DELETE /command", answering(b.interrupt))
+	mux.HandleFunc("POST /command", answering(s.commands.Run))
+	mux.HandleFunc("DELETE /command", answering(s.interrupt))
 	// One pattern for two routes, which as patterns would be ambiguous.
-	mux.HandleFunc("GET /command/{first}/{second}", answering(b.inspect))
-	b.files.Routes(mux)
-	b.metrics.Routes(mux)
+	mux.HandleFunc("GET /command/{first}/{second}", answering(s.inspect))
+	s.sessions.Routes(mux)
+	files.New(s.guest).Routes(mux)
+	metrics.New(func() metrics.Limits { return s.box.Load().limits }, "").Routes(mux)
 	for _, prefix := range notBuilt {
 		mux.HandleFunc(prefix, answering(refuseNotBuilt))
 	}
@@ -123,30 +126,34 @@ func (b *box) routes(mux *http.ServeMux) {
 
 // notBuilt are routes of the contract that this execd does not serve.
 var notBuilt = []string{
-	"/code", "/code/", "/pty", "/pty/", "/session", "/session/", "/v1/isolated/", "/v1/filesystem/",
+	"/code", "/code/", "/pty", "/pty/", "/v1/isolated/", "/v1/filesystem/",
 }
 
 func refuseNotBuilt(_ http.ResponseWriter, r *http.Request) error {
 	return web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%s is not supported by this sandbox", r.URL.Path)
 }
 
-// interrupt is DELETE /command?id=.
-func (b *box) interrupt(w http.ResponseWriter, r *http.Request) error {
+// interrupt is DELETE /command?id=, for commands and sessions alike
+// (behaviour.md 10.3).
+func (s *Server) interrupt(w http.ResponseWriter, r *http.Request) error {
 	id := r.URL.Query().Get("id")
 	if id == "" {
 		return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter id is missing; it names the command to end")
 	}
-	return b.commands.Interrupt(w, id)
+	if s.sessions.Has(id) {
+		return s.sessions.Delete(w, id)
+	}
+	return s.commands.Interrupt(w, id)
 }
 
 // inspect is GET /command/status/{id} and GET /command/{id}/logs.
-func (b *box) inspect(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) inspect(w http.ResponseWriter, r *http.Request) error {
 	first, second := r.PathValue("first"), r.PathValue("second")
 	switch {
 	case first == "status":
-		return b.commands.Status(w, second)
+		return s.commands.Status(w, second)
 	case second == "logs":
-		return b.commands.Logs(w, first, r.URL.Query().Get("cursor"))
+		return s.commands.Logs(w, first, r.URL.Query().Get("cursor"))
 	}
 	return noRoute(r)
 }

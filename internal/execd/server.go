@@ -3,6 +3,7 @@ package execd
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
@@ -14,12 +15,12 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/execd/command"
 	"github.com/paddock-sandbox/paddock/internal/execd/entrylog"
-	"github.com/paddock-sandbox/paddock/internal/execd/files"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
 	"github.com/paddock-sandbox/paddock/internal/execd/proxy"
+	"github.com/paddock-sandbox/paddock/internal/execd/session"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
@@ -55,59 +56,63 @@ type Server struct {
 	cfg Config
 	// claim serialises claims.
 	claim sync.Mutex
-	// box is nil until claimed.
+	// box is nil until claimed. No route is served before.
 	box  atomic.Pointer[box]
 	idle idler
-}
 
-// box is a claimed sandbox with all that serves it.
-type box struct {
-	token    []byte
 	commands *command.Manager
-	files    *files.API
-	metrics  *metrics.API
+	sessions *session.API
 	proxy    *proxy.API
 	// forward serves /proxy/.
 	forward http.Handler
 	// inside and outside are what TCP and the engine's socket show.
 	inside, outside *http.ServeMux
+}
+
+// box is a claimed sandbox.
+type box struct {
+	token  []byte
+	guest  *guest.Guest
+	limits metrics.Limits
 	// entry is nil when there is no entrypoint.
 	entry *entrypoint
 }
 
-// New returns a server. Nothing is served before Serve.
+// New returns a server. Nothing is served before Serve. All that can be made
+// ahead is made here: a claim is on the way of every create, while this is done
+// when nobody waits.
 func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg}
+	s := &Server{cfg: cfg, proxy: proxy.New(), inside: http.NewServeMux(), outside: http.NewServeMux()}
+	s.commands = command.NewManager(s.guest, cfg.Procs)
+	s.sessions = session.New(session.Options{Guest: s.guest, Table: cfg.Procs})
+	forward := http.NewServeMux()
+	s.proxy.Routes(forward)
+	s.forward, _ = forward.Handler(&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/proxy/"}})
+	s.routes(s.inside)
+	s.routes(s.outside)
+	s.hostRoutes(s.outside)
+	warmUp()
+	return s
 }
 
-// newBox makes what serves a claimed sandbox. entry may be nil.
-func (s *Server) newBox(g *guest.Guest, token string, limits metrics.Limits, entry *entrypoint) *box {
-	b := &box{
-		token:    []byte(token),
-		commands: command.NewManager(g, s.cfg.Procs),
-		files:    files.New(func() *guest.Guest { return g }),
-		metrics:  metrics.New(func() metrics.Limits { return limits }, ""),
-		proxy:    proxy.New(),
-		inside:   http.NewServeMux(),
-		outside:  http.NewServeMux(),
-		entry:    entry,
-	}
-	forward := http.NewServeMux()
-	b.proxy.Routes(forward)
-	b.forward, _ = forward.Handler(&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/proxy/"}})
-	b.routes(b.inside)
-	b.routes(b.outside)
-	b.hostRoutes(b.outside)
-	return b
+// guest returns the sandbox; only claimed routes ask.
+func (s *Server) guest() *guest.Guest { return s.box.Load().guest }
+
+// warmUp does once what is slow the first time: encoding/json looks at types.
+func warmUp() {
+	var c hostapi.Claim
+	_ = json.Unmarshal([]byte(`{"env":{"A":"b"},"entrypoint":["a"]}`), &c)
+	var r command.Request
+	_ = json.Unmarshal([]byte(`{"command":"a","envs":{"A":"b"}}`), &r)
 }
 
 // ClaimStandalone opens the API without an engine. An empty token lets every
 // request in.
 func (s *Server) ClaimStandalone(g *guest.Guest, token string) {
-	s.box.Store(s.newBox(g, token, metrics.Limits{}, nil))
+	s.box.Store(&box{guest: g, token: []byte(token)})
 }
 
 // Serve serves both listeners until ctx ends. It fails when a listener that was

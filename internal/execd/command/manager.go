@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,7 @@ const CursorHeader = "EXECD-COMMANDS-TAIL-CURSOR"
 // Manager owns all commands. Its methods may be called in parallel; those that
 // are handlers return the error to answer with.
 type Manager struct {
-	guest  *guest.Guest
+	guest  func() *guest.Guest
 	procs  *process.Table
 	budget history.Budget
 
@@ -40,8 +41,9 @@ type Manager struct {
 	finished []*Command
 }
 
-// NewManager returns an empty one.
-func NewManager(g *guest.Guest, procs *process.Table) *Manager {
+// NewManager returns an empty one. g is asked on each request, because the
+// sandbox is claimed later.
+func NewManager(g func() *guest.Guest, procs *process.Table) *Manager {
 	return &Manager{guest: g, procs: procs, commands: make(map[string]*Command)}
 }
 
@@ -51,7 +53,7 @@ func (m *Manager) Run(w http.ResponseWriter, r *http.Request) error {
 	if err := web.ReadJSON(w, r, &req); err != nil {
 		return err
 	}
-	plan, err := prepare(m.guest, &req)
+	plan, err := prepare(m.guest(), &req)
 	if err != nil {
 		return err
 	}
@@ -88,7 +90,7 @@ func (m *Manager) Run(w http.ResponseWriter, r *http.Request) error {
 func (m *Manager) admit(p *plan) (*Command, error) {
 	c := &Command{
 		ID:      newID(),
-		Content: p.content,
+		Content: shorten(p.content),
 		Started: time.Now(),
 		plan:    p,
 		ring:    history.NewRing(&m.budget),
@@ -106,12 +108,23 @@ func (m *Manager) admit(p *plan) (*Command, error) {
 	return c, nil
 }
 
+// maxContent bounds the command text that is remembered, in bytes.
+const maxContent = 64 << 10
+
+func shorten(text string) string {
+	if len(text) <= maxContent {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxContent], "") + "…"
+}
+
 // ended takes note that a command is over, and forgets the oldest ones when
 // there are many or their output takes most of the budget.
 func (m *Manager) ended(c *Command) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c.plan = nil
+	// What only a running command needs, connection buffers among it.
+	c.plan, c.stream, c.pipes, c.timer = nil, nil, nil, nil
 	m.finished = append(m.finished, c)
 	for len(m.finished) > maxFinished || len(m.finished) > 1 && m.budget.Used() > history.MaxTotal*3/4 {
 		old := m.finished[0]

@@ -25,6 +25,11 @@ type Pipe struct {
 	// mu guards fd against use after close; -1 when closed.
 	mu sync.Mutex
 	fd int
+	// tap is set for a terminal, which gives its data in pieces: that a read
+	// was short does not mean that there is no more.
+	tap bool
+	// hungUp is set when the last writer has gone. Only the pump uses it.
+	hungUp bool
 	// taken counts bytes read from the pipe, given those that the sink has
 	// dealt with.
 	taken, given atomic.Int64
@@ -50,7 +55,7 @@ func NewPipe() (p *Pipe, w *os.File, err error) {
 // descriptor of the terminal's master side and becomes the pipe's own; it must
 // not block.
 func NewTap(fd int) *Pipe {
-	return &Pipe{fd: fd, progress: make(chan struct{}, 1), eof: make(chan struct{})}
+	return &Pipe{fd: fd, tap: true, progress: make(chan struct{}, 1), eof: make(chan struct{})}
 }
 
 // Abandon closes a pipe that nobody pumps.

@@ -93,7 +93,11 @@ func (p *pump) poll(wait bool) {
 		return
 	}
 	for _, e := range events[:max(n, 0)] {
-		if i := int(e.Fd); !slices.Contains(p.ready, i) {
+		i := int(e.Fd)
+		if e.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			p.pipes[i].hungUp = true
+		}
+		if !slices.Contains(p.ready, i) {
 			p.ready = append(p.ready, i)
 		}
 	}
@@ -124,9 +128,11 @@ func (p *pump) read(i int) {
 		pipe.finish()
 		return
 	}
-	// There may be more, or the end. No new edge would come for what is there
-	// already; it takes its turn behind the others.
-	p.ready = append(p.ready, i)
+	if n == chunkSize || pipe.tap || pipe.hungUp {
+		// There may be more, or the end, for which no new edge would come. It
+		// takes its turn behind the others.
+		p.ready = append(p.ready, i)
+	}
 	select {
 	case pipe.progress <- struct{}{}:
 	default:
