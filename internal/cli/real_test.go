@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
+
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/internal/image/imagetest"
 	"github.com/paddock-sandbox/paddock/test/harness"
@@ -414,6 +416,53 @@ func testImages(t *testing.T, m *machine, _ string) {
 	}
 	m.ok("image", "prune")
 	m.ok("volume", "ls")
+}
+
+// A pull shows how far it is, as lines or as a bar.
+func TestPullProgress(t *testing.T) {
+	m := &machine{harness.New(t, map[string]string{"pool.size": "0"}), t}
+	registry := imagetest.StartRegistry(t, imagetest.RegistryOptions{Login: true})
+	ref := registry.Push(t, imagetest.Layout(t, "", imagetest.Busybox(t)), "team/busybox", "1")
+	if _, errs, code := m.result(m.command("image", "pull", ref)); code != 1 || !strings.Contains(errs, ref) {
+		t.Errorf("without a login: %d, %s", code, errs)
+	}
+	cmd := m.command("image", "pull", "--registry-user", imagetest.User, ref)
+	cmd.Env = append(cmd.Env, "PADDOCK_REGISTRY_PASSWORD="+imagetest.Password)
+	out, errs, code := m.result(cmd)
+	if code != 0 || !strings.Contains(out, ref) || !strings.Contains(errs, ref+": ") || strings.Contains(errs, "\x1b") {
+		t.Errorf("%d\n%s\n%q", code, out, errs)
+	}
+	m.ok("image", "rm", ref)
+
+	// The layers are held back until the bar is there.
+	proxy := registry.Proxy(t)
+	release := make(chan struct{})
+	proxy.SetFault(imagetest.Hang("/blobs/", make(chan struct{}), release))
+	ref = strings.Replace(ref, registry.Host, proxy.Host, 1)
+	cmd = m.command("run", "--registry-user", imagetest.User, ref, "--", "sh", "-c", "echo ran; exit 9")
+	cmd.Env = append(cmd.Env, "PADDOCK_REGISTRY_PASSWORD="+imagetest.Password, "TERM=xterm")
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	var shown []byte
+	held := true
+	for buf := make([]byte, 4096); ; {
+		n, err := terminal.Read(buf)
+		shown = append(shown, buf[:n]...)
+		if held && bytes.Contains(shown, []byte(ref)) {
+			close(release)
+			held = false
+		}
+		if err != nil {
+			break // EIO when the process has gone
+		}
+	}
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 9 || !bytes.Contains(shown, []byte("ran\r\n")) || !bytes.Contains(shown, []byte("\x1b")) {
+		t.Errorf("exit code %d on a terminal: %q", code, shown)
+	}
 }
 
 // Without a server run does the work of one, and leaves nothing behind.
