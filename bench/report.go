@@ -13,8 +13,11 @@ import (
 
 // report is what a run found.
 type report struct {
-	Kernel  string   `json:"kernel"`
-	CPUs    int      `json:"cpus"`
+	Kernel string `json:"kernel"`
+	CPUs   int    `json:"cpus"`
+	// Load is the machine's load average of the minute before. Anything much
+	// above 0 spoils the figures.
+	Load    string   `json:"load"`
 	Timings []timing `json:"timings"`
 	Values  []value  `json:"values"`
 }
@@ -36,8 +39,10 @@ type value struct {
 }
 
 func newReport() *report {
-	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return &report{Kernel: strings.TrimSpace(string(b)), CPUs: runtime.NumCPU()}
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	load, _ := os.ReadFile("/proc/loadavg")
+	minute, _, _ := strings.Cut(string(load), " ")
+	return &report{Kernel: strings.TrimSpace(string(kernel)), CPUs: runtime.NumCPU(), Load: minute}
 }
 
 func (r *report) timing(name string, d []time.Duration) timing {
@@ -60,7 +65,7 @@ func (r *report) value(name string, v float64, unit string) {
 
 func (r *report) print(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(out, "Linux %s, %d CPUs\n\n", r.Kernel, r.CPUs)
+	fmt.Fprintf(out, "Linux %s, %d CPUs, load before %s\n\n", r.Kernel, r.CPUs, r.Load)
 	fmt.Fprintln(w, "ms\tn\tp50\tp95\tp99\tmax\t")
 	for _, t := range r.Timings {
 		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\n", t.Name, t.N, t.P50, t.P95, t.P99, t.Max)
