@@ -15,6 +15,10 @@
 // end followed (yet); raw is there when the bytes are not valid UTF-8, which
 // text shows with replacement characters.
 //
+// An SDK that only joins texts comes close: the Python SDK gives a line break
+// where a pause or a length cut a line, and drops the first of the empty lines
+// that follow a line of text. The convention leaves no way around that.
+//
 // When text without a line end is sent:
 //   - at the end of the stream;
 //   - up to and including the last carriage return, as soon as the output
