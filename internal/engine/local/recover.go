@@ -234,10 +234,6 @@ func Reset(ctx context.Context, o Options) error {
 		return err
 	}
 	_, err = e.Recover(ctx, nil)
-	err = errors.Join(err, e.trash.drain(ctx), e.network.Teardown(ctx), e.cgroups.Remove(), e.gpuCgroups.Remove())
-	err = errors.Join(err, e.Close())
-	if err != nil {
-		return err
-	}
-	return os.RemoveAll(e.in.runDir)
+	// Close removes what sandboxes share when none is left.
+	return errors.Join(err, e.trash.drain(ctx), e.Close())
 }
