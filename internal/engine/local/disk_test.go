@@ -114,24 +114,6 @@ func TestDiskLimit(t *testing.T) {
 	}
 }
 
-func TestDiskOfStoppedSandbox(t *testing.T) {
-	needDisks(t)
-	h := newHost(t)
-	e, _ := h.open(t)
-	defer e.Close()
-	id := mustCreate(t, e, limited(16))
-	if err := e.Stop(context.Background(), id); err != nil {
-		t.Fatal(err)
-	}
-	awaitNoLoops(t, h)
-	if _, err := os.Stat(e.diskFile(id)); !os.IsNotExist(err) {
-		t.Errorf("the stopped sandbox's disk: %v", err)
-	}
-	if _, err := os.Stat(e.logFile(id, 0)); err != nil {
-		t.Errorf("the stopped sandbox's log: %v", err)
-	}
-}
-
 func TestDiskAfterRestart(t *testing.T) {
 	needDisks(t)
 	h := newHost(t)
@@ -203,11 +185,34 @@ func TestManyDisksAtOnce(t *testing.T) {
 	awaitNoLoops(t, h)
 }
 
-func TestDiskRefusals(t *testing.T) {
+// TestDisks are the small ones, on one engine.
+func TestDisks(t *testing.T) {
 	needDisks(t)
 	h := newHost(t)
 	e, _ := h.open(t)
 	defer e.Close()
+	for name, f := range map[string]func(*testing.T, *host, *Engine){
+		"of a stopped sandbox": stoppedDisk, "refused": refusedDisks, "of a failed create": failedDisk,
+	} {
+		t.Run(name, func(t *testing.T) { f(t, h, e) })
+	}
+}
+
+func stoppedDisk(t *testing.T, h *host, e *Engine) {
+	id := mustCreate(t, e, limited(16))
+	if err := e.Stop(context.Background(), id); err != nil {
+		t.Fatal(err)
+	}
+	awaitNoLoops(t, h)
+	if _, err := os.Stat(e.diskFile(id)); !os.IsNotExist(err) {
+		t.Errorf("the stopped sandbox's disk: %v", err)
+	}
+	if _, err := os.Stat(e.logFile(id, 0)); err != nil {
+		t.Errorf("the stopped sandbox's log: %v", err)
+	}
+}
+
+func refusedDisks(t *testing.T, _ *host, e *Engine) {
 	for _, c := range []struct {
 		size  int64
 		wants []string
@@ -230,11 +235,7 @@ func TestDiskRefusals(t *testing.T) {
 	}
 }
 
-func TestDiskOfFailedCreate(t *testing.T) {
-	needDisks(t)
-	h := newHost(t)
-	e, _ := h.open(t)
-	defer e.Close()
+func failedDisk(t *testing.T, h *host, e *Engine) {
 	id, err := create(t, e, func(s *sandbox.Spec) {
 		s.Limits.EphemeralBytes = 16 << 20
 		// A file cannot be mounted on.
@@ -256,6 +257,9 @@ func TestKilledWithDisk(t *testing.T) {
 		dieCreating(t, step)
 	}
 	needDisks(t)
+	if testing.Short() {
+		t.Skip("killing servers takes seconds")
+	}
 	for _, step := range []string{"recorded", "made", "mounted", "switched", "created"} {
 		t.Run(step, func(t *testing.T) {
 			h := newHost(t)

@@ -14,8 +14,9 @@
 //
 //	<run dir>/N/s/I/          bundle, execd.sock, state.json; tmpfs
 //	<run dir>/N/runtime/I/    the OCI runtime's own state
-//	<data dir>/sandboxes/I/   upper, work, logs
-//	cgroup paddock-N/I, interface pdS-K with alias "paddock/N/I"
+//	<data dir>/sandboxes/I/   upper, work, logs; disk.img instead of the
+//	                          first two when the sandbox's disk is limited
+//	cgroup paddock-N/I, paddock-N-gpu/I with GPUs; interface pdS-K with alias "paddock/N/I"
 //
 // where S is the instance's slot (its share of the address and user-id ranges)
 // and K the sandbox's index in it. state.json is written before anything else
@@ -24,6 +25,6 @@
 //
 // Files: engine.go (the Engine interface), instance.go (directories, slot,
 // indexes), shell.go and pool.go (making shells), claim.go (image, limits,
-// entrypoint), stop.go, recover.go, watch.go (ends), dial.go, volumes.go,
-// doctor.go.
+// entrypoint), disk.go (limited disks), gpu.go, stop.go, recover.go, watch.go
+// (ends), dial.go, volumes.go, doctor.go.
 package local

@@ -177,6 +177,24 @@ func TestGPUAllocation(t *testing.T) {
 	busy("1")
 }
 
+// TestGPUOfNobody: what a dead server left of a sandbox that was never recorded
+// goes, and its GPU is free.
+func TestGPUOfNobody(t *testing.T) {
+	h := cdiHost(t, 1)
+	e, _ := h.open(t)
+	id := mustCreate(t, e, gpus("1"))
+	e.Close()
+	e, _ = h.open(t)
+	defer e.Close()
+	if left, err := e.gpuCgroups.List(); err != nil || len(left) > 0 {
+		t.Errorf("left in the GPUs' cgroup: %v, %v", left, err)
+	}
+	if _, err := os.Stat(e.in.run(id)); !os.IsNotExist(err) {
+		t.Errorf("the run directory: %v", err)
+	}
+	mustCreate(t, e, gpus("all"))
+}
+
 func TestGPURefusals(t *testing.T) {
 	h := cdiHost(t, 1)
 	withGPU := h.opts.CDIDirs

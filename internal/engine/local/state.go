@@ -43,7 +43,7 @@ type state struct {
 // so that writing one over another is a single write of one page, which a
 // killed process has done wholly or not at all. A new name and a rename would
 // cost ten times as much, on the path of every create.
-const stateSize = 1024
+const stateSize = 4096
 
 func (in *instance) saveState(s *state) error {
 	b, err := json.Marshal(s)
