@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -38,7 +39,7 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 		return nil, fmt.Errorf("removing the traces of the last server: %w", err)
 	}
 	// Bound before the stack opens, so that an address in use costs nothing.
-	l, err := net.Listen("tcp", cfg.Server.Listen)
+	l, err := net.Listen(network(cfg.Server.Listen), cfg.Server.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("server.listen (%s): %w", cfg.Source("server.listen"), err)
 	}
@@ -83,15 +84,22 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 	return r, nil
 }
 
+// network keeps a server that is told to listen on 0.0.0.0 off IPv6, which Go
+// would add.
+func network(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+		return "tcp4"
+	}
+	return "tcp"
+}
+
 // reachable is the address at which commands on this machine reach a listener.
 func reachable(a net.Addr) string {
 	t := a.(*net.TCPAddr)
 	ip := t.IP
 	if ip.IsUnspecified() {
-		ip = net.IPv4(127, 0, 0, 1)
-		if t.IP.To4() == nil {
-			ip = net.IPv6loopback
-		}
+		ip = net.IPv4(127, 0, 0, 1) // "::" takes IPv4 too
 	}
 	return (&net.TCPAddr{IP: ip, Port: t.Port}).String()
 }

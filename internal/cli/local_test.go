@@ -108,6 +108,28 @@ func TestServerKey(t *testing.T) {
 	}
 }
 
+func TestListenAddresses(t *testing.T) {
+	for in, want := range map[string]string{"0.0.0.0:0": "127.0.0.1", "127.0.0.1:0": "127.0.0.1", ":0": "127.0.0.1"} {
+		l, err := net.Listen(network(in), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, _, err := net.SplitHostPort(reachable(l.Addr()))
+		if err != nil || host != want {
+			t.Errorf("%s: %s, %v", in, host, err)
+		}
+		if c, err := net.Dial("tcp", reachable(l.Addr())); err != nil {
+			t.Errorf("%s: %v", in, err)
+		} else {
+			c.Close()
+		}
+		if in == "0.0.0.0:0" && l.Addr().(*net.TCPAddr).IP.To4() == nil {
+			t.Errorf("%s listens on %s", in, l.Addr())
+		}
+		l.Close()
+	}
+}
+
 func TestNotifySystemd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	for _, address := range []string{path, "@paddock-test-" + rand.Text()} {
