@@ -9,6 +9,11 @@
 // of their own, never through the output, so nothing that a command prints can
 // be mistaken for them.
 //
+// A run that ends without a report, because the shell was made unable to give
+// one ("set -n", "set -r", a function named builtin), is noticed: bash reads its
+// orders byte by byte, so an empty pipe means that it has read the order to
+// report. Then, too, the session goes on in a new shell.
+//
 // A shell can't be stopped in the middle of a run without ending it. When a run
 // calls exit, exceeds its timeout or loses its client, the next run gets a new
 // shell that is given the state which the last finished run left: variables,

@@ -21,9 +21,14 @@ const (
 	// killRounds bounds how often what a run started is looked for, if it
 	// starts more while it is being killed.
 	killRounds = 20
-	// silenceCheck is how often a run is looked at that does not report.
-	silenceCheck = time.Second
+	// silenceChecks is how often within silenceLimit a run is looked at that
+	// does not report.
+	silenceChecks = 8
 )
+
+// silenceLimit is how long a shell that has finished a run may take to report
+// it. Traps of the user may run in between. Tests shorten it.
+var silenceLimit = 10 * time.Second
 
 // session is one session. Runs take turns.
 type session struct {
@@ -200,7 +205,7 @@ func (s *session) run(ctx context.Context, stream *event.Stream, dir, text strin
 		defer timer.Stop()
 		expired = timer.C
 	}
-	silence := time.NewTicker(silenceCheck)
+	silence := time.NewTicker(silenceLimit / silenceChecks)
 	defer silence.Stop()
 	var silent time.Time
 	for {
@@ -228,7 +233,7 @@ func (s *session) run(ctx context.Context, stream *event.Stream, dir, text strin
 			if silent.IsZero() {
 				silent = now
 			}
-			if now.Sub(silent) < shellWait {
+			if now.Sub(silent) < silenceLimit {
 				continue
 			}
 			s.abort(sh, since, syscall.SIGKILL)
