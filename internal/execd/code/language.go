@@ -19,6 +19,9 @@ var pythonExtra string
 //go:embed driver/python_magic.py
 var pythonMagic string
 
+//go:embed driver/node.js
+var nodeCore string
+
 // language is one that contexts can be of.
 type language struct {
 	name    string
@@ -31,6 +34,8 @@ type language struct {
 	core, extra string
 	// shell marks bash, whose driver is spoken to in another way.
 	shell bool
+	// probe marks a language for which the program alone may not be enough.
+	probe bool
 	// env changes the environment; nil leaves it as it is.
 	env func([]string) []string
 }
@@ -39,6 +44,13 @@ type language struct {
 // process lists stay readable.
 const pythonStart = `import os;exec(compile(os.pread(5,1<<20,0),"<paddock driver>","exec"),{"__name__":"paddock_driver"})`
 
+// nodeArgs make node read the driver's program. The function that it becomes
+// is told where it comes from by the last line, for stack traces.
+func nodeArgs(dialect string) []string {
+	return []string{"-e", `{const b=Buffer.alloc(1<<20);const n=require("fs").readSync(5,b,0,b.length,0);` +
+		`new Function("require","process","load","dialect",b.toString("utf8",0,n)+"\n//# sourceURL=paddock-driver")(require,process,n=>import(n),"` + dialect + `")}`}
+}
+
 // languages are all languages, in the order in which they are listed.
 var languages = []*language{
 	{
@@ -46,6 +58,19 @@ var languages = []*language{
 		programs: []string{"python3", "python"},
 		args:     []string{"-c", pythonStart},
 		core:     pythonCore, extra: pythonExtra + pythonMagic,
+	},
+	{
+		name: "javascript", aliases: []string{"js", "node", "nodejs"},
+		programs: []string{"node", "nodejs"},
+		args:     nodeArgs("javascript"),
+		core:     nodeCore,
+	},
+	{
+		name: "typescript", aliases: []string{"ts"},
+		programs: []string{"node", "nodejs"},
+		args:     nodeArgs("typescript"),
+		core:     nodeCore,
+		probe:    true,
 	},
 	{
 		name: "bash", aliases: []string{"shell", "sh"},
@@ -123,35 +148,4 @@ func (l *language) missing() string {
 		}
 	}
 	return strings.Join(bare, " or ")
-}
-
-// languageInfo is one element of GET /code/languages.
-type languageInfo struct {
-	Language string   `json:"language"`
-	Aliases  []string `json:"aliases,omitempty"`
-	// Available says whether this image can run it.
-	Available bool `json:"available"`
-	// Program is the file that would run it.
-	Program string `json:"program,omitempty"`
-	// Missing names what the image lacks.
-	Missing string `json:"missing,omitempty"`
-}
-
-// listLanguages is GET /code/languages, which the contract does not have.
-func (a *API) listLanguages(w http.ResponseWriter, r *http.Request) error {
-	g := a.opts.Guest()
-	_, path := g.Environ(g.Identity, nil)
-	list := []languageInfo{}
-	for _, l := range languages {
-		info := languageInfo{Language: l.name, Aliases: l.aliases}
-		program, err := l.find(path, g.Cwd)
-		if err != nil {
-			info.Missing = l.missing()
-		} else {
-			info.Available, info.Program = true, program
-		}
-		list = append(list, info)
-	}
-	web.JSON(w, http.StatusOK, list)
-	return nil
 }
