@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -92,20 +93,38 @@ func (t *Threads) serve(ready chan<- error) {
 	}
 }
 
-// layersByDescriptor reports whether overlayfs takes "lowerdir+" as a
-// descriptor (Linux 6.13).
+// layersByDescriptor reports whether overlayfs takes detached mounts as layers,
+// by making an overlay of two empty directories. "lowerdir+" takes descriptors
+// since Linux 6.13, but those of detached mounts only since a later one.
 func layersByDescriptor() bool {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(fs)
-	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range 2 {
+		dir, err := os.MkdirTemp("", "paddock-probe-")
+		if err != nil {
+			return false
+		}
+		defer os.Remove(dir)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return false
+		}
+		defer unix.Close(fd)
+		if unix.FsconfigSetFd(fs, "lowerdir+", fd) != nil {
+			return false
+		}
+	}
+	if unix.FsconfigCreate(fs) != nil {
+		return false
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
-	defer unix.Close(dir)
-	return unix.FsconfigSetFd(fs, "lowerdir+", dir) == nil
+	return unix.Close(fd) == nil
 }
 
 func (t *Threads) newThread() (*thread, error) {
