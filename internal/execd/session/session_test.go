@@ -707,3 +707,14 @@ func TestStatesAreBounded(t *testing.T) {
 		t.Errorf("%d shells leaked", n)
 	}
 }
+
+// BenchmarkRun is the round trip of a run that does nothing.
+func BenchmarkRun(b *testing.B) {
+	box := newBox(b, "bash")
+	id := box.create()
+	for b.Loop() {
+		if o, err := box.post(id, `{"command":":"}`); err != nil || o.code != "0" {
+			b.Fatal(o, err)
+		}
+	}
+}
