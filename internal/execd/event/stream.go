@@ -61,7 +61,8 @@ func Open(w http.ResponseWriter, id string) *Stream {
 	s := &Stream{w: w, ctl: http.NewResponseController(w), gone: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.write(func(b []byte) []byte { return appendText(b, "init", id, now()) })
+	// The contract's first ping comes at once.
+	s.write(func(b []byte) []byte { return appendText(appendText(b, "init", id, now()), "ping", "pong", now()) })
 	s.ping = time.AfterFunc(pingEvery, s.sendPing)
 	return s
 }
