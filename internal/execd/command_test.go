@@ -182,6 +182,9 @@ func (f *frames) next() bool {
 			f.event = event{}
 			err := json.Unmarshal(bytes.TrimPrefix(data, []byte("data: ")), &f.event)
 			f.buf = rest
+			if err == nil && f.event.Type == "ping" {
+				continue
+			}
 			return err == nil
 		}
 		chunk := make([]byte, 256<<10)

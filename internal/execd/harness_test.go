@@ -235,7 +235,7 @@ func (b *box) sh(text string) string {
 func parse(t testing.TB, body string) *result {
 	t.Helper()
 	r := &result{}
-	terminal := 0
+	terminal, pings := 0, 0
 	for frame := range strings.SplitSeq(strings.TrimSuffix(body, "\n\n"), "\n\n") {
 		var e event
 		data, ok := strings.CutPrefix(frame, "data: ")
@@ -262,7 +262,14 @@ func parse(t testing.TB, body string) *result {
 			terminal++
 			r.code, r.traceback = e.Error.EValue, strings.Join(e.Error.Traceback, "\n")
 		}
+		if e.Type == "ping" {
+			pings++
+			continue // they may come anywhere
+		}
 		r.events = append(r.events, e)
+	}
+	if pings == 0 {
+		t.Errorf("no ping with the first event: %.300q", body)
 	}
 	if terminal != 1 || len(r.events) == 0 || r.events[0].Type != "init" {
 		t.Errorf("no proper stream: %.300q", body)
