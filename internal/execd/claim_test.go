@@ -155,9 +155,6 @@ func TestTokenAndRoutes(t *testing.T) {
 		{"POST", "/metrics", 405, "METHOD_NOT_ALLOWED"},
 		{"DELETE", "/session/nope", 404, "CONTEXT_NOT_FOUND"},
 		{"GET", "/session", 405, "METHOD_NOT_ALLOWED"},
-		{"POST", "/code", 501, "NOT_SUPPORTED"},
-		{"GET", "/code/contexts", 501, "NOT_SUPPORTED"},
-		{"POST", "/pty", 501, "NOT_SUPPORTED"},
 		{"GET", "/v1/isolated/capabilities", 501, "NOT_SUPPORTED"},
 		{"GET", "/v1/filesystem/1/2/files/info", 501, "NOT_SUPPORTED"},
 	} {

@@ -117,6 +117,8 @@ func (s *Server) routes(mux *http.ServeMux) {
 	// One pattern for two routes, which as patterns would be ambiguous.
 	mux.HandleFunc("GET /command/{first}/{second}", answering(s.inspect))
 	s.sessions.Routes(mux)
+	s.code.Routes(mux)
+	s.ptys.Routes(mux)
 	files.New(s.guest).Routes(mux)
 	metrics.New(func() metrics.Limits { return s.box.Load().limits }, "").Routes(mux)
 	for _, prefix := range notBuilt {
@@ -126,7 +128,7 @@ func (s *Server) routes(mux *http.ServeMux) {
 
 // notBuilt are routes of the contract that this execd does not serve.
 var notBuilt = []string{
-	"/code", "/code/", "/pty", "/pty/", "/v1/isolated/", "/v1/filesystem/",
+	"/v1/isolated/", "/v1/filesystem/",
 }
 
 func refuseNotBuilt(_ http.ResponseWriter, r *http.Request) error {
@@ -142,6 +144,9 @@ func (s *Server) interrupt(w http.ResponseWriter, r *http.Request) error {
 	}
 	if s.sessions.Has(id) {
 		return s.sessions.Delete(w, id)
+	}
+	if s.code.Has(id) {
+		return s.code.Interrupt(w, r, id)
 	}
 	return s.commands.Interrupt(w, id)
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/execd/code"
 	"github.com/paddock-sandbox/paddock/internal/execd/command"
 	"github.com/paddock-sandbox/paddock/internal/execd/entrylog"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
@@ -20,6 +21,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
 	"github.com/paddock-sandbox/paddock/internal/execd/proxy"
+	"github.com/paddock-sandbox/paddock/internal/execd/pty"
 	"github.com/paddock-sandbox/paddock/internal/execd/session"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
@@ -62,6 +64,8 @@ type Server struct {
 
 	commands *command.Manager
 	sessions *session.API
+	code     *code.API
+	ptys     *pty.API
 	proxy    *proxy.API
 	// forward serves /proxy/.
 	forward http.Handler
@@ -88,6 +92,8 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, proxy: proxy.New(), inside: http.NewServeMux(), outside: http.NewServeMux()}
 	s.commands = command.NewManager(s.guest, cfg.Procs)
 	s.sessions = session.New(session.Options{Guest: s.guest, Table: cfg.Procs})
+	s.code = code.New(code.Options{Guest: s.guest, Table: cfg.Procs, Commands: s.commands})
+	s.ptys = pty.New(pty.Options{Guest: s.guest, Table: cfg.Procs})
 	forward := http.NewServeMux()
 	s.proxy.Routes(forward)
 	s.forward, _ = forward.Handler(&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/proxy/"}})
