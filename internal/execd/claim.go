@@ -1,6 +1,7 @@
 package execd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
 	"github.com/paddock-sandbox/paddock/internal/execd/command"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
+	"github.com/paddock-sandbox/paddock/internal/execd/hooks"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
@@ -37,27 +39,27 @@ func (s *Server) handleClaim(w http.ResponseWriter, r *http.Request) error {
 	if s.box.Load() != nil {
 		return web.Errorf(http.StatusConflict, hostapi.CodeAlreadyClaimed, "this sandbox is already claimed")
 	}
-	b, err := s.claimed(&c)
+	b, millis, err := s.claimed(r.Context(), &c)
 	if err != nil {
 		return err
 	}
 	s.box.Store(b)
-	web.JSON(w, http.StatusOK, hostapi.ClaimResult{PID: b.entry.proc.PID})
+	web.JSON(w, http.StatusOK, hostapi.ClaimResult{PID: b.entry.proc.PID, PreStartMillis: millis})
 	return nil
 }
 
-// claimed does what a claim asks for.
-func (s *Server) claimed(c *hostapi.Claim) (*box, error) {
+// claimed does what a claim asks for, and says how long its preStart hook took.
+func (s *Server) claimed(ctx context.Context, c *hostapi.Claim) (_ *box, millis int64, err error) {
 	if err := checkClaim(c); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// The root has been switched since execd started.
 	if err := os.Chdir("/"); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	id, err := account.System.Resolve(c.User)
 	if err != nil {
-		return nil, refuse(hostapi.CodeUserNotFound, "the image's user %q can't be used: %v", c.User, err)
+		return nil, 0, refuse(hostapi.CodeUserNotFound, "the image's user %q can't be used: %v", c.User, err)
 	}
 	if c.Env == nil {
 		c.Env = make(map[string]string)
@@ -67,14 +69,23 @@ func (s *Server) claimed(c *hostapi.Claim) (*box, error) {
 	}
 	g := guest.New(c.Env, id, c.Cwd)
 	if err := makeCwd(g.Cwd); err != nil {
-		return nil, err
+		return nil, 0, err
+	}
+	h, err := hooks.New(hooks.Config{Procs: s.cfg.Procs, Log: s.cfg.Log, Guest: g}, c.PreStart, c.Periodic)
+	if err != nil {
+		return nil, 0, refuse(hostapi.CodeInvalidHook, "%v", err)
+	}
+	took, err := h.PreStart(ctx)
+	if err != nil {
+		return nil, 0, refuse(hostapi.CodePreStartFailed, "%v", err)
 	}
 	entry, err := startEntrypoint(s.cfg.Procs, s.cfg.Log, g, c.Entrypoint)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	h.Start(entry.proc.Done())
 	limits := metrics.Limits{CPUMillis: c.CPUMillis, MemoryBytes: c.MemoryBytes}
-	return &box{token: []byte(c.Token), guest: g, limits: limits, entry: entry}, nil
+	return &box{token: []byte(c.Token), guest: g, limits: limits, entry: entry, hooks: h}, took.Milliseconds(), nil
 }
 
 func checkClaim(c *hostapi.Claim) error {

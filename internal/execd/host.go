@@ -1,7 +1,9 @@
 package execd
 
 import (
+	"context"
 	"net/http"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -18,18 +20,42 @@ func (s *Server) hostRoutes(mux *http.ServeMux) {
 
 // handleExit is GET hostapi.ExitPath.
 func (s *Server) handleExit(w http.ResponseWriter, r *http.Request) error {
-	e := s.box.Load().entry
-	if e == nil {
+	b := s.box.Load()
+	if b.entry == nil {
 		return noRoute(r)
 	}
+	if after, err := strconv.ParseInt(r.URL.Query().Get("hooks"), 10, 64); err == nil {
+		if runs := awaitRuns(r.Context(), b, after); len(runs) > 0 {
+			web.JSON(w, http.StatusOK, hostapi.ExitStatus{Running: true, Hooks: runs})
+			return nil
+		}
+	}
 	select {
-	case <-e.logged:
+	case <-b.entry.logged:
 	case <-r.Context().Done():
 		return nil
 	}
-	exit := e.proc.Exit()
+	exit := b.entry.proc.Exit()
 	web.JSON(w, http.StatusOK, hostapi.ExitStatus{Code: exit.Code, Signal: int(exit.Signal)})
 	return nil
+}
+
+// awaitRuns returns the next runs of hooks, or nothing when the entrypoint has
+// ended or ctx has.
+func awaitRuns(ctx context.Context, b *box, after int64) []hostapi.HookRun {
+	for {
+		runs, more := b.hooks.Ended(after)
+		if len(runs) > 0 {
+			return runs
+		}
+		select {
+		case <-more:
+		case <-b.entry.logged:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // handleSync is POST hostapi.SyncPath.

@@ -17,6 +17,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/command"
 	"github.com/paddock-sandbox/paddock/internal/execd/entrylog"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
+	"github.com/paddock-sandbox/paddock/internal/execd/hooks"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
@@ -78,8 +79,9 @@ type box struct {
 	token  []byte
 	guest  *guest.Guest
 	limits metrics.Limits
-	// entry is nil when there is no entrypoint.
+	// entry and hooks are nil when there is no entrypoint.
 	entry *entrypoint
+	hooks *hooks.Runner
 }
 
 // New returns a server. Nothing is served before Serve. All that can be made

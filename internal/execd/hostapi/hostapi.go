@@ -1,5 +1,7 @@
 package hostapi
 
+import "time"
+
 // Descriptors that execd inherits from the engine.
 const (
 	// ListenerFD is a listening Unix stream socket. The whole execd API is
@@ -20,7 +22,9 @@ const (
 	// engine throws the shell away.
 	ClaimPath = PathPrefix + "/claim"
 	// ExitPath: GET → 200 ExitStatus as soon as the entrypoint has ended; the
-	// request is held until then. It may be asked any number of times.
+	// request is held until then. It may be asked any number of times. With
+	// ?hooks=N it is also answered, with Running set, as soon as there are runs
+	// of hooks with a higher number than N.
 	ExitPath = PathPrefix + "/exit"
 	// DialPath: GET ?port=N with "Connection: Upgrade" and "Upgrade: tcp" →
 	// 101, then the raw bytes of a TCP connection to 127.0.0.1:N (or [::1]:N)
@@ -58,12 +62,52 @@ type Claim struct {
 	// Limits are reported by /metrics, and a place to size history from.
 	CPUMillis   int64 `json:"cpuMillis,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// PreStart, when not nil, runs to its end before the entrypoint is
+	// started; the claim is answered after that, and refused with
+	// CodePreStartFailed when it fails.
+	PreStart *Hook `json:"preStart,omitempty"`
+	// Periodic hooks run beside the entrypoint, until it ends.
+	Periodic []Hook `json:"periodic,omitempty"`
+}
+
+// MaxHooks bounds Claim.Periodic.
+const MaxHooks = 32
+
+// Hook is a command that runs in the sandbox as its user, with its environment
+// and working directory. Its output goes to the entrypoint's log.
+type Hook struct {
+	// Name and Schedule (package schedule) are those of a periodic hook.
+	Name     string   `json:"name,omitempty"`
+	Schedule string   `json:"schedule,omitempty"`
+	Command  []string `json:"command"`
+	// TimeoutSeconds is at least 1. What still runs then is killed.
+	TimeoutSeconds int `json:"timeoutSeconds"`
+}
+
+// HookRun is how one run of a periodic hook ended.
+type HookRun struct {
+	// Seq counts the runs of all hooks of a sandbox from 1.
+	Seq  int64  `json:"seq"`
+	Name string `json:"name"`
+	// EndedAt and Millis are when it ended and how long it took.
+	EndedAt time.Time `json:"endedAt"`
+	Millis  int64     `json:"millis"`
+	// Code is the exit code, -1 when it has none.
+	Code     int  `json:"code"`
+	Signal   int  `json:"signal,omitempty"`
+	TimedOut bool `json:"timedOut,omitempty"`
+	// Problem says why it could not be started.
+	Problem string `json:"problem,omitempty"`
+	// Output is the end of what a run printed that failed.
+	Output string `json:"output,omitempty"`
 }
 
 // ClaimResult answers a successful claim.
 type ClaimResult struct {
 	// PID is the entrypoint's, as seen inside the sandbox.
 	PID int `json:"pid"`
+	// PreStartMillis is how long the PreStart hook took.
+	PreStartMillis int64 `json:"preStartMillis,omitempty"`
 }
 
 // ExitStatus is how the entrypoint ended.
@@ -72,6 +116,9 @@ type ExitStatus struct {
 	Code int `json:"code"`
 	// Signal is its number, 0 for none.
 	Signal int `json:"signal,omitempty"`
+	// Running means that the entrypoint has not ended: the answer is Hooks.
+	Running bool      `json:"running,omitempty"`
+	Hooks   []HookRun `json:"hooks,omitempty"`
 }
 
 // Error is the body of every refusal.
@@ -87,4 +134,6 @@ const (
 	CodeUserNotFound            = "USER_NOT_FOUND"
 	CodeCwd                     = "CWD_UNUSABLE"
 	CodeAlreadyClaimed          = "ALREADY_CLAIMED"
+	CodePreStartFailed          = "PRE_START_FAILED"
+	CodeInvalidHook             = "INVALID_HOOK"
 )
