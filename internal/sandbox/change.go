@@ -3,7 +3,9 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +48,7 @@ func (m *Manager) PatchMetadata(ctx context.Context, id string, patch map[string
 		if len(s.Spec.Metadata) > maxMetadata {
 			return errTooMuchMetadata(len(s.Spec.Metadata))
 		}
+		s.note(m.now(), EventMetadataChanged, "", "The metadata of "+listed(slices.Collect(maps.Keys(patch)))+" was changed.")
 		return nil
 	})
 }
@@ -75,6 +78,7 @@ func (m *Manager) Renew(ctx context.Context, id string, at time.Time) (*Sandbox,
 			return errUnchanged
 		}
 		s.ExpiresAt = &at
+		s.note(m.now(), EventRenewed, "", "The sandbox now expires at "+at.Format(time.RFC3339)+".")
 		return nil
 	})
 }
@@ -108,9 +112,25 @@ func (m *Manager) RenewOnAccess(ctx context.Context, id string) error {
 			return errUnchanged
 		}
 		s.ExpiresAt = &at
+		s.note(m.now(), EventRenewed, "", "The sandbox was used and now expires at "+at.Format(time.RFC3339)+".")
 		return nil
 	})
 	return err
+}
+
+// listed words names for a message: sorted, and not too many.
+func listed(names []string) string {
+	const most = 8
+	names = slices.Sorted(slices.Values(names))
+	more := ""
+	if n := len(names) - most; n > 0 {
+		names, more = names[:most], fmt.Sprintf(" and %d more", n)
+	}
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = strconv.Quote(n)
+	}
+	return strings.Join(quoted, ", ") + more
 }
 
 // change is update for callers: nothing of a sandbox whose removal has begun

@@ -56,7 +56,7 @@ func (m *Manager) checkSpec(spec *Spec) error {
 	if len(spec.Metadata) > maxMetadata {
 		return errTooMuchMetadata(len(spec.Metadata))
 	}
-	return nil
+	return checkLifecycle(spec.Lifecycle)
 }
 
 // createNew is the synchronous half of a create. Each step's undo runs when a
@@ -195,6 +195,10 @@ func (m *Manager) newRecord(r *reservation, spec *Spec) *Sandbox {
 	if !r.local {
 		s.Status.Reason, s.Status.Message = ReasonPulling, fmt.Sprintf("The image %q is being pulled.", spec.Image)
 	}
+	s.note(now, EventCreated, "", fmt.Sprintf("The sandbox was asked for, from the image %q.", spec.Image))
+	if !r.local {
+		s.note(now, EventPulling, "", s.Status.Message)
+	}
 	return s
 }
 
@@ -237,8 +241,10 @@ func (m *Manager) startCreate(record *Sandbox, spec *Spec, claims []string, loca
 
 // make calls the engine, within the bounds on time and number.
 func (m *Manager) make(ctx context.Context, e *entry, spec *Spec, local bool) (*Created, error) {
-	limit := m.opts.CreateTimeout
-	if local {
+	hook := spec.PreStartTimeout()
+	limit := m.opts.CreateTimeout + hook
+	// A hook may take hours; it must not keep others from being made.
+	if local && hook == 0 {
 		select {
 		case m.creating <- struct{}{}:
 			defer func() { <-m.creating }()
@@ -246,14 +252,15 @@ func (m *Manager) make(ctx context.Context, e *entry, spec *Spec, local bool) (*
 			m.engine.Release(e.id) // it was not given to Create
 			return nil, ctx.Err()
 		}
-	} else {
+	}
+	if !local {
 		limit += pullTimeout
 	}
 	// From here, not from the request: time spent in the queue is not the
 	// sandbox's fault.
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	created, err := m.engine.Create(tctx, CreateRequest{ID: e.id, Spec: spec, Token: e.load().Token, Progress: e.progress()})
+	created, err := m.engine.Create(tctx, CreateRequest{ID: e.id, Spec: spec, Token: e.load().Token, Progress: e.progress(), Note: e.notes()})
 	if err != nil && ctx.Err() == nil && tctx.Err() != nil {
 		return nil, &Error{Kind: KindUnavailable, Code: CodeStartFailed, Reason: ReasonStartFailed, Err: err,
 			Message: fmt.Sprintf("Making the sandbox took longer than %s, which is the limit.", limit)}
@@ -280,6 +287,18 @@ func (e *entry) progress() func(string) {
 			return
 		}
 		e.observe(func(s *Sandbox) { s.Status.Message = message })
+	}
+}
+
+// notes returns a function that adds an event, which becomes durable with the
+// end of the create.
+func (e *entry) notes() func(EventKind, string) {
+	return func(kind EventKind, message string) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.gone {
+			e.observe(func(s *Sandbox) { s.note(e.m.now(), kind, "", message) })
+		}
 	}
 }
 
@@ -312,6 +331,9 @@ func (m *Manager) createDone(e *entry, created *Created) error {
 		return nil
 	}
 	next := e.load().Clone()
+	if n := len(created.CreatedVolumes); n > 0 {
+		next.note(m.now(), EventVolumesCreated, "", "Made the volumes "+listed(created.CreatedVolumes)+", which did not exist.")
+	}
 	m.setStatus(next, Running, ReasonRunning, "")
 	at := next.Status.LastTransitionAt
 	next.StartedAt = &at

@@ -146,6 +146,7 @@ func (m *Manager) forget(e *entry) {
 	m.admit.leaveRecord()
 	e.pendingSlot, e.liveSlot = false, false
 	e.wakeWaiters()
+	e.wakeNoted()
 	if s.Status.Reason == ReasonExpired {
 		m.counts.expired.Add(1)
 	} else {

@@ -106,6 +106,9 @@ type CreateRequest struct {
 	// Progress may be nil. Each call gives a sentence for the sandbox's
 	// status message.
 	Progress func(message string)
+	// Note may be nil. It adds to the sandbox's events: what was done on the
+	// way and is worth knowing later, a few times per create at most.
+	Note func(kind EventKind, message string)
 }
 
 // Created is what Engine.Create learned.

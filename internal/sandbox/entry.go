@@ -2,10 +2,14 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 )
+
+// writeDelay is how long a change that nobody waits for may stay in memory.
+const writeDelay = time.Second
 
 // entry is one sandbox in memory. Reads take no lock: snap always holds the
 // latest record, which nobody changes once it is there.
@@ -24,6 +28,7 @@ type entry struct {
 	mu          sync.Mutex
 	gone        bool          // removed; the record exists no more
 	changed     chan struct{} // closed at the next change of state; nil when nobody waits
+	noted       chan struct{} // closed at the next event; nil when nobody waits
 	stopWork    context.CancelFunc
 	deletion    *deletion // the one in progress
 	pendingSlot bool      // counted as pending
@@ -171,6 +176,9 @@ func (e *entry) publish(next *Sandbox) {
 	if next.ExpiresAt != nil && (old.ExpiresAt == nil || next.ExpiresAt.Before(*old.ExpiresAt)) {
 		e.m.wakeFor(*next.ExpiresAt)
 	}
+	if old.Events.Last() != next.Events.Last() {
+		e.wakeNoted()
+	}
 	if old.Status.State == next.Status.State {
 		return
 	}
@@ -189,6 +197,13 @@ func (e *entry) wakeWaiters() {
 	if e.changed != nil {
 		close(e.changed)
 		e.changed = nil
+	}
+}
+
+func (e *entry) wakeNoted() {
+	if e.noted != nil {
+		close(e.noted)
+		e.noted = nil
 	}
 }
 
@@ -222,8 +237,7 @@ func (m *Manager) await(ctx context.Context, e *entry, done func(*Sandbox) bool)
 	}
 	if m.held.Add(1) > maxHeld {
 		m.held.Add(-1)
-		return nil, &Error{Kind: KindBusy, Code: CodeCapacity, RetryAfter: time.Second,
-			Message: "Too many requests are waiting for sandboxes to start. Try again in a second."}
+		return nil, errHeld()
 	}
 	defer m.held.Add(-1)
 	for {
@@ -244,6 +258,11 @@ func (m *Manager) await(ctx context.Context, e *entry, done func(*Sandbox) bool)
 	}
 }
 
+func errHeld() *Error {
+	return &Error{Kind: KindBusy, Code: CodeCapacity, RetryAfter: time.Second,
+		Message: "Too many requests are waiting for sandboxes. Try again in a second."}
+}
+
 // retryLater asks the sweeper to come back to this entry, less often each time.
 func (e *entry) retryLater() {
 	n := min(e.attempts.Add(1)-1, 5)
@@ -251,12 +270,72 @@ func (e *entry) retryLater() {
 	e.retry.Store(int64(time.Since(e.m.started) + delay))
 }
 
+// writeSoon lets the sweeper write the record, which memory is ahead of, where
+// no other write is about to. mu is held.
+func (e *entry) writeSoon() {
+	e.dirty = true
+	e.retry.CompareAndSwap(0, int64(time.Since(e.m.started)+writeDelay))
+}
+
 func (e *entry) retryDone() {
 	e.retry.Store(0)
 	e.attempts.Store(0)
 }
 
-// setStatus is the one place where a status changes.
+// setStatus is the one place where a status changes, and where that becomes an
+// event.
 func (m *Manager) setStatus(s *Sandbox, state State, reason, message string) {
+	old := s.Status
 	s.Status = Status{State: state, Reason: reason, Message: message, LastTransitionAt: m.now()}
+	if kind, text := explainStatus(s, old); kind != "" {
+		s.note(s.Status.LastTransitionAt, kind, reason, text)
+	}
+}
+
+// explainStatus returns the event of a change of status, with no kind when it is
+// not worth one.
+func explainStatus(s *Sandbox, old Status) (kind EventKind, text string) {
+	now := s.Status
+	switch now.State {
+	case Running:
+		switch old.State {
+		case Pending:
+			return EventStarted, fmt.Sprintf("The sandbox runs, %s after it was asked for.", span(now.LastTransitionAt.Sub(s.CreatedAt)))
+		case Pausing:
+			return EventPauseFailed, now.Message
+		default:
+			return EventResumed, "The sandbox goes on."
+		}
+	case Paused:
+		if old.State == Resuming && now.Message != "" {
+			return EventResumeFailed, now.Message
+		}
+		return EventPaused, "Every process of the sandbox stands still."
+	case Stopping:
+		if now.Reason == ReasonExpired {
+			return EventExpiring, now.Message
+		}
+		return EventDeleting, now.Message
+	case Terminated:
+		return EventEnded, now.Message
+	case Failed:
+		if old.State == Pending {
+			return EventFailed, now.Message
+		}
+		return EventEnded, now.Message
+	}
+	return "", ""
+}
+
+// span words how long something took: three digits are enough.
+func span(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0s"
+	case d < time.Second:
+		return d.Round(100 * time.Microsecond).String()
+	case d < time.Minute:
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
 }

@@ -167,6 +167,9 @@ func NewManager(ctx context.Context, opts Options) (*Manager, error) {
 		return nil, err
 	}
 	m.spawn(m.watchExits)
+	if hooks, ok := m.engine.(HookReporter); ok {
+		m.spawn(func() { m.watchHooks(hooks.HookRuns()) })
+	}
 	m.spawn(m.sweepLoop)
 	return m, nil
 }

@@ -55,6 +55,21 @@ func (m *Manager) settle(r *Sandbox, found Found) {
 	case due: // the first sweep removes it
 	case !alive:
 		m.lose(e)
+	default:
+		m.restored(e, found)
+	}
+}
+
+// restored goes on with a sandbox that was found alive.
+func (m *Manager) restored(e *entry, found Found) {
+	e.mu.Lock()
+	e.observe(func(s *Sandbox) {
+		s.note(m.now(), EventRestored, "", "The server was restarted and goes on with the sandbox.")
+	})
+	// Not now: a start must be short, however many there are.
+	e.writeSoon()
+	e.mu.Unlock()
+	switch state := e.load().Status.State; {
 	case found == FoundPaused && state != Paused:
 		m.adopt(e, Paused, ReasonPaused)
 	case found == FoundRunning && state != Running:

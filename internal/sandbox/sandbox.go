@@ -52,6 +52,7 @@ const (
 	ReasonExecdLost        = "EXECD_LOST"         // PID 1 of the sandbox died
 	ReasonHostRebooted     = "HOST_REBOOTED"      // found in the records, not on the host
 	ReasonInterrupted      = "CREATE_INTERRUPTED" // server died while creating it
+	ReasonPreStartFailed   = "PRE_START_FAILED"   // the preStart hook failed or ran out of time
 )
 
 // Status is a state with its explanation.
@@ -89,6 +90,10 @@ type Sandbox struct {
 	// BootID is the boot of the host in which it was made, to tell a reboot from
 	// a lost sandbox.
 	BootID string `json:"bootId,omitempty"`
+	// Events is what happened to it.
+	Events Events `json:"events,omitzero"`
+	// HookSeq is the number of the last run of a hook that became an event.
+	HookSeq int64 `json:"hookSeq,omitempty"`
 	// Revision rises by one with each durable change.
 	Revision int64 `json:"revision"`
 }
@@ -130,6 +135,8 @@ type Spec struct {
 	Timeout    *time.Duration    `json:"timeout,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Extensions map[string]string `json:"extensions,omitempty"`
+	// Lifecycle is nil without hooks.
+	Lifecycle *Lifecycle `json:"lifecycle,omitempty"`
 }
 
 // Clone returns a deep copy, Auth included.
@@ -152,6 +159,7 @@ func (s *Spec) Clone() Spec {
 	}
 	c.Metadata = maps.Clone(s.Metadata)
 	c.Extensions = maps.Clone(s.Extensions)
+	c.Lifecycle = s.Lifecycle.Clone()
 	return c
 }
 
