@@ -221,30 +221,40 @@ func (c *Client) DeleteSession(ctx context.Context, id, sessionID string) error 
 }
 
 // runStream posts a run and follows its events to the terminal one.
-func (c *Client) runStream(ctx context.Context, id, route string, in any, out Output) (*Result, error) {
+func (c *Client) runStream(ctx context.Context, id, route string, in any, out Output) (res *Result, err error) {
+	followErr := c.follow(ctx, id, route, in, func(events *eventReader) error {
+		res, err = consume(events, out)
+		return err
+	})
+	return res, followErr
+}
+
+// follow posts a run and gives its events to read. When ctx ends, or the stream
+// is given up because it has died, the error says why.
+func (c *Client) follow(ctx context.Context, id, route string, in any, read func(*eventReader) error) error {
 	p, err := execdPath(id, route)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	body, err := json.Marshal(in)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the request: %w", err)
+		return fmt.Errorf("encoding the request: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	resp, err := c.attempt(ctx, &request{method: http.MethodPost, path: p, body: body,
 		contentType: "application/json", header: http.Header{"Accept": {"text/event-stream"}}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
 	watched := c.watch(ctx, cancel, id, resp.Body)
 	defer watched.stop()
-	res, err := consume(newEventReader(watched), out)
+	err = read(newEventReader(watched))
 	if err != nil && ctx.Err() != nil {
-		return res, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	return res, err
+	return err
 }
 
 // consume passes events on until the terminal one.
@@ -259,13 +269,8 @@ func consume(r *eventReader, out Output) (*Result, error) {
 			}
 		}
 		raw, err := r.next()
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return res, errors.Join(ErrConnectionLost, w.flush())
-		case errors.Is(err, errEventTooLong):
-			return res, err
-		case err != nil:
-			return res, errors.Join(fmt.Errorf("%w: %w", ErrConnectionLost, err), w.flush())
+		if err != nil {
+			return res, errors.Join(streamBroke(err), w.flush())
 		}
 		if stream, text, ok := simpleOutput(raw); ok {
 			if err := w.line(stream, text); err != nil {

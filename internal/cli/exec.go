@@ -26,9 +26,9 @@ type execFlags struct {
 
 func (a *app) execCommand() *cobra.Command {
 	var f execFlags
-	var detach bool
+	var detach, tty, interactive bool
 	cmd := &cobra.Command{
-		Use:   "exec [flags] ID [--] COMMAND [ARG...]",
+		Use:   "exec [flags] ID [--] [COMMAND [ARG...]]",
 		Short: "Run a command in a sandbox",
 		Long: `Run a command in a sandbox. Its output is streamed and its exit code is that of
 paddock; 125 means that paddock failed, 126 and 127 that the command could not be
@@ -36,15 +36,26 @@ run. A command that a signal ended gives 128 and the signal's number.
 
 When standard input is not a terminal the command can read it, if the sandbox has sh.
 It is passed on as it comes where there are mkfifo, cat and rm too, and otherwise in
-one piece before the command starts. Ctrl-C ends the command.`,
+one piece before the command starts. Ctrl-C ends the command.
+
+With -t the command runs in a terminal of its own that follows this one: programs with
+a screen work, and every key goes to the command, Ctrl-C too. Without a command that
+is a shell. -i, which -t needs to read the keyboard, is otherwise the default.`,
 		Example: `  paddock exec $id -- python3 -c 'print(6*7)'
   paddock exec -w /src -e CI=1 $id -- make test
   paddock exec $id -- tar -xf - -C /data < data.tar
+  paddock exec -it $id -- top
   paddock exec -d $id -- ./server`,
-		Args: args(2, -1, "ID COMMAND [ARG...]"),
+		Args: args(1, -1, "ID COMMAND [ARG...]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if strings.HasPrefix(args[0], "-") || strings.HasPrefix(args[1], "-") && args[1] != "--" {
+			if len(args) > 1 && strings.HasPrefix(args[1], "-") && args[1] != "--" {
 				return usagef(cmd, "flags of exec stand before the id: %q comes after it", args[1])
+			}
+			if tty {
+				return f.execTerminal(cmd, a, args, interactive, detach)
+			}
+			if len(withoutDashes(args[1:])) == 0 || len(args) == 2 && args[1] == "--" {
+				return &UsageError{Message: "paddock exec needs a COMMAND, or -it for a shell", Try: "paddock exec ID COMMAND [ARG...]"}
 			}
 			conn, err := a.connect(cmd.Context())
 			if err != nil {
@@ -76,8 +87,37 @@ one piece before the command starts. Ctrl-C ends the command.`,
 	fs.StringVarP(&f.user, "user", "u", "", "user to run as: NAME, UID or UID:GID")
 	fs.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time")
 	fs.BoolVar(&f.noStdin, "no-stdin", false, "do not pass standard input on")
+	fs.BoolVarP(&tty, "tty", "t", false, "run it in a terminal")
+	fs.BoolVarP(&interactive, "interactive", "i", false, "pass the keyboard on to the terminal")
 	fs.BoolVarP(&detach, "detach", "d", false, "leave the command running and print its id, for `paddock logs --exec`")
 	return cmd
+}
+
+// execTerminal is exec -t.
+func (f *execFlags) execTerminal(cmd *cobra.Command, a *app, args []string, input, detach bool) error {
+	switch {
+	case detach:
+		return usagef(cmd, "-d and -t exclude each other: what runs in the background has no terminal")
+	case f.timeout != 0:
+		return usagef(cmd, "--timeout and -t exclude each other: use timeout(1) in the sandbox")
+	case a.output != "table":
+		return usagef(cmd, "-o and -t exclude each other")
+	}
+	if input = input && !f.noStdin; input {
+		if err := a.needTerminal(cmd); err != nil {
+			return err
+		}
+	}
+	conn, err := a.connect(cmd.Context())
+	if err != nil {
+		return paddockFailed(err)
+	}
+	defer conn.close()
+	argv := args[1:]
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
+	}
+	return f.openTerminal(cmd, a, conn, args[0], argv, screenOptions{input: input})
 }
 
 // withoutDashes drops a "--" that stands before the command when flags end at
