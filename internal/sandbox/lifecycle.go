@@ -51,6 +51,10 @@ func (l *Lifecycle) Clone() *Lifecycle {
 	return c
 }
 
+func (s *Spec) hasHook(name string) bool {
+	return s.Lifecycle != nil && slices.ContainsFunc(s.Lifecycle.Periodic, func(h PeriodicHook) bool { return h.Name == name })
+}
+
 // hookGrace is how long ending a hook that ran out of time may take.
 const hookGrace = 10 * time.Second
 
@@ -143,8 +147,8 @@ func (m *Manager) noteHook(run *HookRun) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s := e.load(); e.gone || run.Seq <= s.HookSeq {
-		return // told before
+	if s := e.load(); e.gone || run.Seq <= s.HookSeq || !s.Spec.hasHook(run.Name) {
+		return // told before, or never asked for
 	}
 	kind := EventHookSucceeded
 	if run.failed() {

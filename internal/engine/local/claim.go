@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +52,8 @@ func (e *Engine) create(ctx context.Context, req sandbox.CreateRequest) (*sandbo
 	volumes, err := e.claim(ctx, s, req, img, argv)
 	if err != nil {
 		e.removeVolumes(volumes)
-		if derr := e.dismantle(context.WithoutCancel(ctx), s, false); derr != nil {
+		keepLogs := req.Spec.PreStartTimeout() > 0 // a hook may have printed why
+		if derr := e.dismantle(context.WithoutCancel(ctx), s, keepLogs); derr != nil {
 			e.log.Error("taking a failed sandbox apart", "sandbox", s.id, "error", derr)
 		}
 		e.images.Unhold(req.ID)
@@ -70,11 +72,16 @@ func (e *Engine) ensureImage(ctx context.Context, req sandbox.CreateRequest) (*i
 	if img, err := e.images.Lookup(ctx, spec.Image, spec.Platform); err == nil && img != nil {
 		return img, nil
 	}
-	return e.images.Ensure(ctx, spec.Image, spec.Platform, spec.Auth, func(p image.Progress) {
+	began := time.Now()
+	img, err := e.images.Ensure(ctx, spec.Image, spec.Platform, spec.Auth, func(p image.Progress) {
 		if req.Progress != nil {
 			req.Progress(p.String())
 		}
 	})
+	if err == nil {
+		note(req, sandbox.EventPulled, "The image %q was pulled in %s.", spec.Image, time.Since(began).Round(time.Millisecond))
+	}
+	return img, err
 }
 
 // entrypoint is what runs: the request's, else the image's ENTRYPOINT and CMD.
@@ -115,7 +122,7 @@ func (e *Engine) takeShell(ctx context.Context, req sandbox.CreateRequest) (*she
 // claim turns the shell into the sandbox. It returns the named volumes that it
 // made, also when it fails.
 func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest, img *image.Image, argv []string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout+req.Spec.PreStartTimeout())
 	defer cancel()
 	steps := newStopwatch()
 	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest, GPUs: s.gpuNames()}
@@ -166,7 +173,8 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		Cwd: img.Config.WorkingDir, User: img.Config.User,
 		CPUMillis: limits.CPUMillis, MemoryBytes: limits.MemoryBytes,
 	}
-	if err := s.conn.claim(ctx, claim); err != nil {
+	addHooks(claim, req.Spec.Lifecycle)
+	if err := handOver(ctx, s, req, claim); err != nil {
 		return made, err
 	}
 	steps.done("entrypoint")
@@ -230,7 +238,10 @@ func startError(err error) error {
 		return known
 	}
 	var refused *claimError
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) && refused.answer.Code == hostapi.CodePreStartFailed {
+		return preStartError(refused)
+	}
+	if refused != nil {
 		return &sandbox.Error{Kind: sandbox.KindInvalid, Code: sandbox.CodeInvalidEntrypoint,
 			Reason: sandbox.ReasonEntrypointFailed, Message: "The entrypoint could not be started: " + refused.answer.Message, Err: err}
 	}

@@ -60,6 +60,7 @@ type Engine struct {
 	live map[string]*shell // claimed, by id
 
 	exits chan sandbox.Exit
+	hooks chan sandbox.HookRun
 	// ctx ends with Close; wg counts every goroutine of the engine.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -67,8 +68,9 @@ type Engine struct {
 }
 
 var (
-	_ sandbox.Engine  = (*Engine)(nil)
-	_ sandbox.Volumes = (*Engine)(nil)
+	_ sandbox.Engine       = (*Engine)(nil)
+	_ sandbox.Volumes      = (*Engine)(nil)
+	_ sandbox.HookReporter = (*Engine)(nil)
 )
 
 // New opens the engine. The Manager calls Recover before anything else; until
@@ -84,6 +86,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
 		opts: o, log: o.Logger.With("engine", "local"), in: in, images: o.Images,
 		live: map[string]*shell{}, exits: make(chan sandbox.Exit, exitBuffer),
+		hooks: make(chan sandbox.HookRun),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := e.open(ctx); err != nil {

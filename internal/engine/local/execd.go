@@ -109,30 +109,31 @@ type claimError struct{ answer hostapi.Error }
 
 func (e *claimError) Error() string { return e.answer.Message }
 
-func (c *execdConn) claim(ctx context.Context, claim *hostapi.Claim) error {
+func (c *execdConn) claim(ctx context.Context, claim *hostapi.Claim) (result hostapi.ClaimResult, err error) {
 	body, err := json.Marshal(claim)
 	if err != nil {
-		return err
+		return result, err
 	}
 	status, answer, err := c.call(ctx, http.MethodPost, hostapi.ClaimPath, "", body)
 	if err != nil {
-		return fmt.Errorf("handing over the entrypoint: %w", err)
+		return result, fmt.Errorf("handing over the entrypoint: %w", err)
 	}
 	if status == http.StatusOK {
-		return nil
+		return result, json.Unmarshal(answer, &result)
 	}
 	refused := &claimError{}
 	if err := json.Unmarshal(answer, &refused.answer); err != nil || refused.answer.Message == "" {
-		return fmt.Errorf("handing over the entrypoint: execd answered with status %d", status)
+		return result, fmt.Errorf("handing over the entrypoint: execd answered with status %d", status)
 	}
-	return refused
+	return result, refused
 }
 
 // errExecdLost is returned when the connection to execd ended.
 var errExecdLost = errors.New("the connection to execd was lost")
 
-// awaitExit asks for the entrypoint's end and waits for it.
-func (c *execdConn) awaitExit(token string) (hostapi.ExitStatus, error) {
+// awaitExit asks for the entrypoint's end and waits for it, or for runs of hooks
+// with a higher number than after.
+func (c *execdConn) awaitExit(token string, after int64) (hostapi.ExitStatus, error) {
 	var exit hostapi.ExitStatus
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,7 +141,7 @@ func (c *execdConn) awaitExit(token string) (hostapi.ExitStatus, error) {
 	// The reader's limit counts from here: what the claim's answer took is
 	// not this request's.
 	c.r = nil
-	if err := c.send(http.MethodGet, hostapi.ExitPath, token, nil); err != nil {
+	if err := c.send(http.MethodGet, hostapi.ExitPath+"?hooks="+strconv.FormatInt(after, 10), token, nil); err != nil {
 		return exit, fmt.Errorf("%w: %w", errExecdLost, err)
 	}
 	status, body, err := c.receive()

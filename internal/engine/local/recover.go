@@ -115,7 +115,7 @@ func (e *Engine) recoverOne(ctx context.Context, id string, recorded *sandbox.Sa
 	}
 	found := sandbox.FoundNothing
 	if recorded != nil && !recorded.Status.State.Ended() && s.pidfd >= 0 && !ended(s.pidfd) {
-		s.token = recorded.Token
+		s.token, s.hookSeq = recorded.Token, recorded.HookSeq
 		found = e.adopt(ctx, s)
 	}
 	if found == sandbox.FoundRunning || found == sandbox.FoundPaused {

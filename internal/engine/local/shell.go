@@ -39,6 +39,9 @@ type shell struct {
 	gpus *gpu.Grant
 	// loop is the number of the loop device of a limited disk, nil without.
 	loop *int
+	// hookSeq is the number of the last run of a hook that was reported. Only
+	// the watcher uses it once there is one.
+	hookSeq int64
 	// token is what execd demands after the claim.
 	token string
 	// over is closed when nothing more is written to the log.

@@ -39,7 +39,13 @@ func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
 	for {
 		var err error
 		if conn != nil {
-			status, aerr := conn.awaitExit(s.token)
+			status, aerr := conn.awaitExit(s.token, s.hookSeq)
+			if aerr == nil && status.Running {
+				if !e.reportHooks(s, status.Hooks) {
+					return sandbox.Exit{}, false
+				}
+				continue
+			}
 			if aerr == nil {
 				return e.explainExit(s, status.Code, status.Signal), e.owns(s)
 			}
