@@ -155,7 +155,8 @@ func TestTokenAndRoutes(t *testing.T) {
 		{"POST", "/metrics", 405, "METHOD_NOT_ALLOWED"},
 		{"DELETE", "/session/nope", 404, "CONTEXT_NOT_FOUND"},
 		{"GET", "/session", 405, "METHOD_NOT_ALLOWED"},
-		{"GET", "/v1/isolated/capabilities", 501, "NOT_SUPPORTED"},
+		{"GET", "/v1/isolated/capabilities", 200, `"available":false`},
+		{"POST", "/v1/isolated/session", 503, "NOT_SUPPORTED"},
 		{"GET", "/v1/filesystem/1/2/files/info", 501, "NOT_SUPPORTED"},
 	} {
 		resp := b.do(tc.method, tc.path, "")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/execd/files"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/execd/isolated"
 	"github.com/paddock-sandbox/paddock/internal/execd/metrics"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
@@ -119,6 +120,7 @@ func (s *Server) routes(mux *http.ServeMux) {
 	s.sessions.Routes(mux)
 	s.code.Routes(mux)
 	s.ptys.Routes(mux)
+	isolated.Routes(mux)
 	files.New(s.guest).Routes(mux)
 	metrics.New(func() metrics.Limits { return s.box.Load().limits }, "").Routes(mux)
 	for _, prefix := range notBuilt {
@@ -128,7 +130,7 @@ func (s *Server) routes(mux *http.ServeMux) {
 
 // notBuilt are routes of the contract that this execd does not serve.
 var notBuilt = []string{
-	"/v1/isolated/", "/v1/filesystem/",
+	"/v1/filesystem/",
 }
 
 func refuseNotBuilt(_ http.ResponseWriter, r *http.Request) error {
