@@ -24,7 +24,7 @@ const (
 )
 
 // forever is an entrypoint that does nothing until it is told to end.
-var forever = []string{"sleep", "1000000"}
+var forever = []string{"sleep", "7654321"}
 
 // shared is the server that most tests use. It is started by the first.
 var shared struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -65,14 +66,22 @@ type Server struct {
 	err  error         // how it ended
 }
 
-// FreePort returns a loopback port that nobody listens on.
+// FreePort returns a loopback port that nobody listens on. It lies below the
+// ports that the kernel gives to outgoing connections: one of those could take
+// the port while a killed server is down, a client that dials it even by
+// connecting to itself.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const low, high, tries = 10000, 32000, 100
+	var err error
+	for range tries {
+		var l net.Listener
+		port := low + rand.IntN(high-low)
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("no free port found: %w", err)
 }
 
 // Launch starts a server and returns when it answers.
