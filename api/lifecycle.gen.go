@@ -34,8 +34,10 @@ type CreateSandboxRequest struct {
 	Extensions map[string]string `json:"extensions,omitempty,omitzero"`
 	Image      ImageRef          `json:"image"`
 
-	// Lifecycle Not supported yet.
-	Lifecycle map[string]interface{} `json:"lifecycle,omitempty,omitzero"`
+	// Lifecycle Commands that the sandbox runs by itself, as its user, with its
+	// environment and in its working directory. What they print goes to the
+	// log of the entrypoint, up to 256 KiB for each run.
+	Lifecycle Lifecycle `json:"lifecycle,omitempty,omitzero"`
 
 	// Metadata Labels to find the sandbox by. Keys and values follow the rules of
 	// Kubernetes labels; keys beginning with `opensandbox.io/` are
@@ -99,7 +101,7 @@ type Diagnostics struct {
 	// Delivery `inline`.
 	Delivery string `json:"delivery"`
 
-	// Kind `logs`.
+	// Kind `logs` or `events`.
 	Kind      string `json:"kind"`
 	SandboxID string `json:"sandboxId"`
 	Scope     string `json:"scope"`
@@ -127,11 +129,23 @@ type Error struct {
 	Message string `json:"message"`
 }
 
+// EventList defines model for EventList.
+type EventList struct {
+	// Dropped How many older ones are not kept any more.
+	Dropped int64 `json:"dropped"`
+
+	// Items Oldest first.
+	Items []SandboxEvent `json:"items"`
+}
+
 // Health defines model for Health.
 type Health struct {
 	// Status `healthy`.
 	Status string `json:"status"`
 }
+
+// HookCommand A program, looked up in the PATH of the sandbox, and its arguments. No shell is involved.
+type HookCommand = []string
 
 // Image defines model for Image.
 type Image struct {
@@ -160,6 +174,30 @@ type ImageRef struct {
 
 	// URI The image, such as `python:3.11` or `ghcr.io/acme/tool@sha256:…`.
 	URI string `json:"uri"`
+}
+
+// Lifecycle Commands that the sandbox runs by itself, as its user, with its
+// environment and in its working directory. What they print goes to the
+// log of the entrypoint, up to 256 KiB for each run.
+type Lifecycle struct {
+	// Periodic Run until the entrypoint ends. Names must be unique.
+	Periodic []PeriodicLifecycleHook `json:"periodic,omitempty,omitzero"`
+
+	// PreStart Runs to its end before the entrypoint is started, with the sandbox
+	// `Pending`. When it fails or runs out of time the sandbox is `Failed`
+	// with the reason `PRE_START_FAILED`, and the message has its last output.
+	PreStart LifecycleHook `json:"preStart,omitempty,omitzero"`
+}
+
+// LifecycleHook Runs to its end before the entrypoint is started, with the sandbox
+// `Pending`. When it fails or runs out of time the sandbox is `Failed`
+// with the reason `PRE_START_FAILED`, and the message has its last output.
+type LifecycleHook struct {
+	// Command A program, looked up in the PATH of the sandbox, and its arguments. No shell is involved.
+	Command HookCommand `json:"command"`
+
+	// TimeoutSeconds When it still runs after that, it is killed with all that it started.
+	TimeoutSeconds int `json:"timeoutSeconds,omitempty,omitzero"`
 }
 
 // MetadataPatch defines model for MetadataPatch.
@@ -202,6 +240,23 @@ type Pagination struct {
 	PageSize    int  `json:"pageSize"`
 	TotalItems  int  `json:"totalItems"`
 	TotalPages  int  `json:"totalPages"`
+}
+
+// PeriodicLifecycleHook Runs by a schedule. A run that is due while the one before it goes on,
+// or while the sandbox is paused, is left out. How runs ended is among the
+// sandbox's events.
+type PeriodicLifecycleHook struct {
+	// Command A program, looked up in the PATH of the sandbox, and its arguments. No shell is involved.
+	Command HookCommand `json:"command"`
+	Name    string      `json:"name"`
+
+	// Schedule The five fields of cron in UTC (`*/5 * * * *`), a name such as
+	// `@hourly`, or `@every` with a span of at least a second
+	// (`@every 30s`).
+	Schedule string `json:"schedule"`
+
+	// TimeoutSeconds When a run goes on after that, it is killed with all that it started.
+	TimeoutSeconds int `json:"timeoutSeconds,omitempty,omitzero"`
 }
 
 // Platform What the image must be built for. Upper and lower case are the same.
@@ -303,6 +358,37 @@ type Sandbox struct {
 
 	// Status A sandbox's state and why it is in it.
 	Status Status `json:"status"`
+}
+
+// SandboxEvent defines model for SandboxEvent.
+type SandboxEvent struct {
+	At time.Time `json:"at"`
+
+	// Count How often it happened, the last time at `at`.
+	Count int `json:"count"`
+
+	// FirstAt When it happened first; absent unless it repeated.
+	FirstAt time.Time `json:"firstAt,omitempty,omitzero"`
+
+	// Kind `Created`, `ImagePulling`, `ImagePulled`, `VolumesCreated`,
+	// `PreStartRunning`, `PreStartSucceeded`, `Started`, `Paused`,
+	// `PauseFailed`, `Resumed`, `ResumeFailed`, `Renewed`,
+	// `MetadataChanged`, `HookSucceeded`, `HookFailed`, `Restored` (after
+	// a restart of the server), `Ended` (the entrypoint), `Failed` (the
+	// create), `Expiring` or `Deleting`. Others may be added.
+	Kind string `json:"kind"`
+
+	// Message A sentence for people.
+	Message string `json:"message"`
+
+	// Reason The reason of the status that came with it.
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// Seq Rises with every event of the sandbox. One that repeats gets a new number and moves to the end.
+	Seq int64 `json:"seq"`
+
+	// Subject What it is about: the name of a hook.
+	Subject string `json:"subject,omitempty,omitzero"`
 }
 
 // SandboxList defines model for SandboxList.
@@ -465,6 +551,16 @@ type CreateSandboxParams struct {
 	Prefer string `json:"Prefer,omitempty,omitzero"`
 }
 
+// GetDiagnosticEventsParams defines parameters for GetDiagnosticEvents.
+type GetDiagnosticEventsParams struct {
+	// Scope `runtime`, or `all`, which is the same here and says so in a warning.
+	Scope string `form:"scope,omitempty" json:"scope,omitempty,omitzero"`
+
+	// Limit How many; plain text only.
+	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
 // GetDiagnosticLogsParams defines parameters for GetDiagnosticLogs.
 type GetDiagnosticLogsParams struct {
 	// Scope `container`, or `all`, which is the same here and says so in a warning.
@@ -474,9 +570,22 @@ type GetDiagnosticLogsParams struct {
 	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
 	Tail int `form:"tail,omitempty" json:"tail,omitempty,omitzero"`
 
-	// Since Only lines of the last such span, `30s`, `10m`, `2h` or `1d`; plain text only.
+	// Since Only lines of the last such span, `30s`, `10m`, `2h` or `1d`, and of the last ten minutes when it can't be read; plain text only.
 	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
 	Since string `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Container Without effect; a sandbox has one log.
+	// Deprecated: this property has been marked as deprecated upstream, but no `x-deprecated-reason` was set
+	Container string `form:"container,omitempty" json:"container,omitempty,omitzero"`
+}
+
+// GetSandboxDiagnosticsSummaryParams defines parameters for GetSandboxDiagnosticsSummary.
+type GetSandboxDiagnosticsSummaryParams struct {
+	// Tail How many lines of the log.
+	Tail int `form:"tail,omitempty" json:"tail,omitempty,omitzero"`
+
+	// EventLimit How many events.
+	EventLimit int `form:"event_limit,omitempty" json:"event_limit,omitempty,omitzero"`
 }
 
 // GetSandboxEndpointParams defines parameters for GetSandboxEndpoint.
@@ -486,6 +595,12 @@ type GetSandboxEndpointParams struct {
 
 	// Expires Signed addresses are not built yet; asking for one is an error.
 	Expires string `form:"expires,omitempty" json:"expires,omitempty,omitzero"`
+}
+
+// ListSandboxEventsParams defines parameters for ListSandboxEvents.
+type ListSandboxEventsParams struct {
+	// After Only events with a higher `seq`.
+	After int64 `form:"after,omitempty" json:"after,omitempty,omitzero"`
 }
 
 // StreamSandboxLogsParams defines parameters for StreamSandboxLogs.

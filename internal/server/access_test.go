@@ -243,43 +243,6 @@ func TestStreamLogs(t *testing.T) {
 	f.call("GET", "/v1/sandboxes/no/logs", "").is(404, sandbox.CodeNotFound)
 }
 
-func TestDiagnosticLogs(t *testing.T) {
-	f := start(t)
-	f.m.put("sb", sandbox.Running)
-	f.m.logText = "a\nb\xff\n"
-	a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=%20Container", "").is(200, "")
-	want := `{"content":"a\nb` + "\uFFFD" + `\n","contentLength":7,"contentType":"text/plain; charset=utf-8","delivery":"inline","kind":"logs","sandboxId":"sb","scope":"container","truncated":false}` + "\n"
-	if a.body != want {
-		t.Errorf("body = %s\nwant   %s", a.body, want)
-	}
-	if f.m.logOpts != (sandbox.LogOptions{Tail: 100, Timestamps: true}) {
-		t.Errorf("options = %+v", f.m.logOpts)
-	}
-	f.m.logText = ""
-	if a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=container", ""); a.member("content") != "" || a.member("contentLength") != 0.0 {
-		t.Errorf("an empty log: %s", a.body)
-	}
-	if a := f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=all", ""); a.member("warnings") == nil {
-		t.Errorf("no warning: %s", a.body)
-	}
-	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=runtime", "").is(400, codeScope).says(`"runtime"`)
-	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=", "").is(400, codeScope)
-
-	a = f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?tail=5", "").is(200, "")
-	if a.header.Get("Deprecation") != "true" || a.header.Get("Content-Type") != textPlain || f.m.logOpts.Tail != 5 {
-		t.Errorf("%v, %+v", a.header, f.m.logOpts)
-	}
-	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?tail=10001", "").is(400, sandbox.CodeInvalidParameter)
-
-	// Lines that do not fit: the newest are kept, from the start of a line.
-	f.m.logText = strings.Repeat("old line\n", 500_000) + "newest\n"
-	a = f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=container", "").is(200, "")
-	text, _ := a.member("content").(string)
-	if len(text) > maxInlineLog || !strings.HasPrefix(text, "old line\n") || !strings.HasSuffix(text, "newest\n") || a.member("truncated") != true {
-		t.Errorf("%d bytes: %.20q … %v", len(text), text, a.member("truncated"))
-	}
-}
-
 // images is an Images without a registry.
 type images struct {
 	pull    func(ctx context.Context, ref string, p *sandbox.Platform, auth *sandbox.RegistryAuth, progress func(image.Progress)) (*image.Image, error)

@@ -71,6 +71,7 @@ func decodeCreate(body *value, limit time.Duration) (*sandbox.Spec, error) {
 	spec.Metadata = d.metadata(body)
 	spec.Volumes = d.volumes(body)
 	spec.Extensions = d.extensions(body)
+	spec.Lifecycle = d.lifecycle(body)
 	if d.err != nil {
 		return nil, d.err
 	}
@@ -99,9 +100,6 @@ func (d *decoder) unsupported(body *value) {
 	}
 	if d.flag(body, "secureAccess", false) {
 		no("secureAccess", "Leave it out; ports of every sandbox need its token in any case.")
-	}
-	if v := d.object(body, "lifecycle"); v != nil {
-		no("lifecycle", "Leave it out, and run the commands through the sandbox's execd.")
 	}
 }
 
@@ -163,21 +161,27 @@ func (d *decoder) entrypoint(body *value) []string {
 	if v == nil {
 		return nil
 	}
-	items := d.list(body, "entrypoint", maxArgs)
-	if d.err == nil && len(items) == 0 {
+	if d.is(v, kindArray) && len(v.items) == 0 {
 		d.fail(invalid(sandbox.CodeInvalidEntrypoint, "entrypoint is empty. Leave it out to use the image's, or give a program and its arguments."))
 	}
+	argv := d.argv(body, "entrypoint")
+	if d.err == nil && strings.TrimSpace(argv[0]) == "" {
+		d.fail(invalid(sandbox.CodeInvalidEntrypoint, "entrypoint[0] is blank; it must name a program."))
+	}
+	return argv
+}
+
+// argv is a list of arguments that the kernel can take.
+func (d *decoder) argv(obj *value, name string) []string {
+	items := d.list(obj, name, maxArgs)
 	argv := make([]string, 0, len(items))
 	total := 0
 	for _, item := range items {
 		argv = append(argv, d.textOf(item, bytesRule{max: maxArg, lines: true}))
 		total += len(item.text) + 1
 	}
-	if d.err == nil && strings.TrimSpace(argv[0]) == "" {
-		d.fail(invalid(sandbox.CodeInvalidEntrypoint, "entrypoint[0] is blank; it must name a program."))
-	}
 	if total > maxArgsTotal {
-		d.refuse("entrypoint", "is %d bytes long in all; at most %d are allowed.", total, maxArgsTotal)
+		d.refuse(join(obj.path, name), "is %d bytes long in all; at most %d are allowed.", total, maxArgsTotal)
 	}
 	return argv
 }

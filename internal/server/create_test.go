@@ -191,7 +191,6 @@ var refusals = []struct {
 	{with(`"snapshotId":"s"`), sandbox.CodeNotSupported, []string{"snapshotId"}},
 	{with(`"snapshotId":7`), sandbox.CodeInvalidParameter, []string{"snapshotId must be a string"}},
 	{with(`"templateId":"t"`), sandbox.CodeNotSupported, []string{"templateId"}},
-	{with(`"lifecycle":{}`), sandbox.CodeNotSupported, []string{"lifecycle"}},
 
 	{with(`"volumes":[1]`), sandbox.CodeInvalidParameter, []string{"volumes[0] must be an object"}},
 	{volume(`"mountPath":"/m","pvc":{"claimName":"c"}`), sandbox.CodeInvalidParameter, []string{"volumes[0].name is missing"}},
@@ -314,6 +313,12 @@ func TestEveryMemberRefusesOtherTypes(t *testing.T) {
 		with(`"snapshotId":%s`):                                                      "string",
 		with(`"templateId":%s`):                                                      "string",
 		with(`"lifecycle":%s`):                                                       "object",
+		with(`"lifecycle":{"preStart":%s}`):                                          "object",
+		with(`"lifecycle":{"preStart":{"command":%s}}`):                              "array",
+		with(`"lifecycle":{"preStart":{"command":["a"],"timeoutSeconds":%s}}`):       "number",
+		with(`"lifecycle":{"periodic":[%s]}`):                                        "object",
+		with(`"lifecycle":{"periodic":[{"name":%s}]}`):                               "string",
+		with(`"lifecycle":{"periodic":[{"name":"a","schedule":%s}]}`):                "string",
 	}
 	values := map[string]string{"object": `{"z":1}`, "array": `[[]]`, "string": `"text"`, "number": `77`, "boolean": `true`}
 	f := start(t)

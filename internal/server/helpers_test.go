@@ -209,6 +209,23 @@ func (m *manager) Logs(_ context.Context, id string, opts sandbox.LogOptions) (i
 	return io.NopCloser(strings.NewReader(m.logText)), nil
 }
 
+func (m *manager) Events(id string) (sandbox.Events, error) {
+	s, err := m.Get(id)
+	if err != nil {
+		return sandbox.Events{}, err
+	}
+	return s.Events, m.check()
+}
+
+// FollowEvents gives what there is and then ends, as for an ended sandbox.
+func (m *manager) FollowEvents(_ context.Context, id string, after int64, give func([]sandbox.Event) error) error {
+	events, err := m.Events(id)
+	if fresh := events.After(after); err == nil && len(fresh) > 0 {
+		err = give(fresh)
+	}
+	return err
+}
+
 func (m *manager) Volumes(context.Context) ([]sandbox.VolumeInfo, error) {
 	return m.volumes, m.check()
 }

@@ -218,7 +218,7 @@ func (e *eventWriter) end(r *request, img *image.Image, err error) error {
 	return e.event(last)
 }
 
-func (e *eventWriter) event(v api.PullEvent) error {
+func (e *eventWriter) event(v any) error {
 	var b bytes.Buffer
 	b.WriteString("data: ")
 	enc := json.NewEncoder(&b)

@@ -10,16 +10,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/api"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
 const (
 	// maxInlineLog bounds a log that is answered in one piece.
 	maxInlineLog = 1 << 20
-	// diagnosticLines is how many lines that is (behaviour.md 15).
-	diagnosticLines = 100
-	maxTail         = 10_000
 	// maxStreamTail only keeps the number in range: a stream is not held in
 	// memory.
 	maxStreamTail = 1_000_000_000
@@ -124,61 +120,6 @@ func parseSpan(text string) (time.Duration, bool) {
 		return 0, false
 	}
 	return time.Duration(n) * unit, true
-}
-
-// diagnosticLogs is the contract's form of logs: JSON with a scope, and plain
-// text without one, which is deprecated.
-func (s *Server) diagnosticLogs(r *request) error {
-	q, err := r.query()
-	if err != nil {
-		return err
-	}
-	id, err := r.sandboxID()
-	if err != nil {
-		return err
-	}
-	if !q.Has("scope") {
-		return s.plainLogs(r, id, q)
-	}
-	scope := strings.ToLower(strings.TrimSpace(q.Get("scope")))
-	if scope != "container" && scope != "all" {
-		return invalid(codeScope, `scope is %s; it must be "container" or "all".`, quote(q.Get("scope")))
-	}
-	text, truncated, err := s.lastLines(r, id, sandbox.LogOptions{Tail: diagnosticLines, Timestamps: true})
-	if err != nil {
-		return err
-	}
-	length := len(text)
-	d := api.Diagnostics{
-		SandboxID: id, Kind: "logs", Scope: scope, Delivery: "inline",
-		ContentType: textPlain, Content: &text, ContentLength: &length, Truncated: truncated,
-	}
-	if scope == "all" {
-		d.Warnings = []string{"A sandbox has one log here, that of its entrypoint. It is all there is."}
-	}
-	writeJSON(r.w, http.StatusOK, d)
-	return nil
-}
-
-func (s *Server) plainLogs(r *request, id string, q url.Values) error {
-	tail, err := queryInt(q, "tail", 1, maxTail, diagnosticLines)
-	if err != nil {
-		return err
-	}
-	since, err := querySince(q)
-	if err != nil {
-		return err
-	}
-	text, _, err := s.lastLines(r, id, sandbox.LogOptions{Tail: tail, Since: since, Timestamps: true})
-	if err != nil {
-		return err
-	}
-	h := r.w.Header()
-	h.Set("Content-Type", textPlain)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Deprecation", "true")
-	writeBytes(r.w, http.StatusOK, []byte(text))
-	return nil
 }
 
 // lastLines returns the end of a log that fits into one answer, beginning with a

@@ -191,7 +191,7 @@ func (r *request) mayTakeLong() bool {
 	switch r.route.pattern {
 	case "/sandboxes":
 		return r.Header.Get("Prefer") != ""
-	case "/sandboxes/{id}/logs", "/images", "/images/import", "/images/export", "/images/prune":
+	case "/sandboxes/{id}/logs", "/sandboxes/{id}/events", "/images", "/images/import", "/images/export", "/images/prune":
 		return true
 	}
 	return false

@@ -40,7 +40,11 @@ func (s *Server) table() *node {
 	add(both, "/sandboxes/{id}/resume", on{"POST": s.resumeSandbox})
 	add(both, "/sandboxes/{id}/endpoints/{port}", on{"GET": s.getEndpoint})
 	add(both, "/sandboxes/{id}/logs", on{"GET": s.streamLogs})
+	add(both, "/sandboxes/{id}/events", on{"GET": s.listEvents})
 	add(both, "/sandboxes/{id}/diagnostics/logs", on{"GET": s.diagnosticLogs})
+	add(both, "/sandboxes/{id}/diagnostics/events", on{"GET": s.diagnosticEvents})
+	add(both, "/sandboxes/{id}/diagnostics/inspect", on{"GET": s.inspectSandbox})
+	add(both, "/sandboxes/{id}/diagnostics/summary", on{"GET": s.summarizeSandbox})
 
 	add(both, "/images", on{"GET": s.listImages, "POST": s.pullImage, "DELETE": s.removeImage})
 	add(both, "/images/import", on{"POST": s.importImages})
@@ -73,10 +77,6 @@ func (s *Server) table() *node {
 	add(both, "/pools/{name}", on{"GET": no, "PUT": no, "DELETE": no})
 	no = notImplemented(sandbox.CodeNotSupported, "Network policies")
 	add(both, "/sandboxes/{id}/networkpolicy", on{"GET": no, "PUT": no, "PATCH": no, "DELETE": no})
-	no = notImplemented(sandbox.CodeNotSupported, "Diagnostics other than logs")
-	add(both, "/sandboxes/{id}/diagnostics/events", on{"GET": no})
-	add(both, "/sandboxes/{id}/diagnostics/inspect", on{"GET": no})
-	add(both, "/sandboxes/{id}/diagnostics/summary", on{"GET": no})
 	return root
 }
 

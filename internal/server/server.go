@@ -32,6 +32,8 @@ type Manager interface {
 	Delete(ctx context.Context, id string) error
 	Dial(ctx context.Context, id string, port int) (net.Conn, error)
 	Logs(ctx context.Context, id string, opts sandbox.LogOptions) (io.ReadCloser, error)
+	Events(id string) (sandbox.Events, error)
+	FollowEvents(ctx context.Context, id string, after int64, give func([]sandbox.Event) error) error
 	Volumes(ctx context.Context) ([]sandbox.VolumeInfo, error)
 	RemoveVolume(ctx context.Context, name string) error
 	Stats() sandbox.ManagerStats
