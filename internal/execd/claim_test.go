@@ -157,7 +157,7 @@ func TestTokenAndRoutes(t *testing.T) {
 		{"GET", "/session", 405, "METHOD_NOT_ALLOWED"},
 		{"GET", "/v1/isolated/capabilities", 200, `"available":false`},
 		{"POST", "/v1/isolated/session", 503, "NOT_SUPPORTED"},
-		{"GET", "/v1/filesystem/1/2/files/info", 501, "NOT_SUPPORTED"},
+		{"GET", "/v1/filesystem/x/2/files/info", 400, "INVALID_REQUEST_BODY"},
 	} {
 		resp := b.do(tc.method, tc.path, "")
 		body := read(t, resp)

@@ -123,18 +123,6 @@ func (s *Server) routes(mux *http.ServeMux) {
 	isolated.Routes(mux)
 	files.New(s.guest).Routes(mux)
 	metrics.New(func() metrics.Limits { return s.box.Load().limits }, "").Routes(mux)
-	for _, prefix := range notBuilt {
-		mux.HandleFunc(prefix, answering(refuseNotBuilt))
-	}
-}
-
-// notBuilt are routes of the contract that this execd does not serve.
-var notBuilt = []string{
-	"/v1/filesystem/",
-}
-
-func refuseNotBuilt(_ http.ResponseWriter, r *http.Request) error {
-	return web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%s is not supported by this sandbox", r.URL.Path)
 }
 
 // interrupt is DELETE /command?id=, for commands and sessions alike

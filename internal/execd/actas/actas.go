@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"slices"
 	"syscall"
 	"unsafe"
 
@@ -102,7 +101,7 @@ func take(id account.Identity) (*identity, error) {
 		return nil, err
 	}
 	if err := setGroups(id.Groups); err != nil {
-		return old, explain(err, "one of the supplementary groups, up to", slices.Max(id.Groups))
+		return old, explain(err, "the primary or a supplementary group", id.GID)
 	}
 	if err := setEffective(unix.SYS_SETRESGID, int(id.GID)); err != nil {
 		return old, explain(err, "the group id", id.GID)

@@ -13,64 +13,64 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/paddock-sandbox/paddock/internal/execd/answer"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
-// maxLine bounds a line in line mode, in bytes; a longer one is cut there and
-// goes on as the next.
-const maxLine = 1 << 20
+// lineBuffer is how much of a file is held in line mode, in bytes.
+const lineBuffer = 64 << 10
 
 // download sends a file, a range of its bytes, or a range of its lines.
-func (a *API) download(w http.ResponseWriter, r *http.Request) {
-	path, ok := a.queryPath(w, r)
-	if !ok {
-		return
+func download(c *call) error {
+	path, err := c.queryPath()
+	if err != nil {
+		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	switch {
 	case err != nil:
-		fail(w, err)
-		return
+		return err
 	case st.IsDir():
-		answer.Error(w, http.StatusBadRequest, answer.InvalidFile, "%s: is a directory", path)
-		return
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: is a directory", path)
 	case !st.Mode().IsRegular():
-		answer.Error(w, http.StatusBadRequest, answer.InvalidFile, "%s: not a regular file", path)
-		return
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: not a regular file", path)
 	}
-	q := r.URL.Query()
+	q := c.r.URL.Query()
 	if q.Has("offset") || q.Has("limit") {
-		downloadLines(w, r, f)
-		return
+		return c.sendLines(f)
 	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Disposition", disposition(filepath.Base(path)))
-	rng := r.Header.Get("Range")
-	if rng == "" {
-		http.ServeContent(w, r, "", st.ModTime(), f)
-		return
+	h := c.w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", disposition(filepath.Base(path)))
+	if c.r.Header.Get("Range") != "" {
+		return c.sendRange(f, st.Size())
 	}
-	start, n, err := parseRange(rng, st.Size())
+	http.ServeContent(c.w, c.r, "", st.ModTime(), f)
+	return nil
+}
+
+// sendRange sends the first range that is asked for.
+func (c *call) sendRange(f *os.File, size int64) error {
+	h := c.w.Header()
+	asked := c.r.Header.Get("Range")
+	start, n, err := parseRange(asked, size)
 	if err != nil {
-		w.Header().Del("Content-Disposition")
-		w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(st.Size(), 10))
-		answer.Error(w, http.StatusRequestedRangeNotSatisfiable, answer.Unknown, "Range %q: %v", rng, err)
-		return
+		h.Del("Content-Disposition")
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
+		return web.Errorf(http.StatusRequestedRangeNotSatisfiable, web.CodeUnknown, "Range %q: %v", asked, err)
 	}
 	if _, err := f.Seek(start, io.SeekStart); err != nil {
-		fail(w, err)
-		return
+		return err
 	}
-	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, start+n-1, st.Size()))
-	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-	w.WriteHeader(http.StatusPartialContent)
-	_, _ = io.CopyN(w, f, n) // an error is the client's going
+	h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, start+n-1, size))
+	h.Set("Content-Length", strconv.FormatInt(n, 10))
+	c.w.WriteHeader(http.StatusPartialContent)
+	_, _ = io.CopyN(c.w, f, n) // an error is the client's going
+	return nil
 }
 
 // parseRange reads the first range of a Range header (RFC 9110, 14.1.2).
@@ -115,40 +115,55 @@ func parseRange(header string, size int64) (start, n int64, err error) {
 	return start, end - start + 1, nil
 }
 
-// downloadLines sends lines: offset is the first, from 1, limit how many.
-func downloadLines(w http.ResponseWriter, r *http.Request, f *os.File) {
-	if r.Header.Get("Range") != "" {
-		answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "A Range header and offset or limit can't be combined.")
-		return
+// sendLines sends lines: offset is the first, from 1, limit how many.
+func (c *call) sendLines(f *os.File) error {
+	if c.r.Header.Get("Range") != "" {
+		return web.BadBody("a Range header and offset or limit can't be combined")
 	}
-	offset, ok := positive(w, r, "offset", 1)
-	if !ok {
-		return
+	offset, err := c.positive("offset", 1)
+	if err != nil {
+		return err
 	}
-	limit, ok := positive(w, r, "limit", 0)
-	if !ok {
-		return
+	limit, err := c.positive("limit", 0)
+	if err != nil {
+		return err
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	in := bufio.NewReaderSize(f, maxLine)
-	out := bufio.NewWriterSize(w, writeBuffer)
+	c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	in := bufio.NewReaderSize(f, lineBuffer)
+	out := bufio.NewWriterSize(c.w, lineBuffer)
 	defer out.Flush()
-	for number, sent := int64(1), int64(0); limit == 0 || sent < limit; number++ {
-		line, err := in.ReadSlice('\n')
-		if len(line) > 0 && number >= offset {
-			if sent > 0 {
-				out.WriteByte('\n')
+	inLine, heldCR := false, false // within a line that is longer than the buffer
+	for number, sent := int64(1), int64(0); inLine || limit == 0 || sent < limit; {
+		piece, err := in.ReadSlice('\n')
+		more := errors.Is(err, bufio.ErrBufferFull)
+		if len(piece) > 0 && number >= offset {
+			if !inLine {
+				if sent > 0 {
+					out.WriteByte('\n')
+				}
+				sent++
+			} else if heldCR && piece[0] != '\n' {
+				out.WriteByte('\r')
 			}
-			line = trimEnd(line)
-			if _, werr := out.Write(line); werr != nil {
-				return
+			heldCR = more && piece[len(piece)-1] == '\r'
+			if heldCR {
+				piece = piece[:len(piece)-1]
 			}
-			sent++
+			if _, werr := out.Write(trimEnd(piece)); werr != nil {
+				return nil // the client has gone
+			}
 		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
+		if err != nil && !more {
+			if heldCR {
+				out.WriteByte('\r')
+			}
+			return nil
+		}
+		if inLine = more; !more {
+			number++
 		}
 	}
+	return nil
 }
 
 func trimEnd(line []byte) []byte {
@@ -161,17 +176,17 @@ func trimEnd(line []byte) []byte {
 	return line
 }
 
-func positive(w http.ResponseWriter, r *http.Request, name string, absent int64) (int64, bool) {
-	text := r.URL.Query().Get(name)
+// positive reads a query parameter that counts from 1.
+func (c *call) positive(name string, absent int64) (int64, error) {
+	text := c.query(name)
 	if text == "" {
-		return absent, true
+		return absent, nil
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 1 {
-		answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "%s is %q; it must be a whole number, 1 or more.", name, text)
-		return 0, false
+		return 0, web.BadBody("%s is %q; it must be a whole number, 1 or more", name, text)
 	}
-	return n, true
+	return n, nil
 }
 
 // disposition names the file for the receiver: in ASCII, and in UTF-8 as RFC

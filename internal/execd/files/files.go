@@ -8,70 +8,171 @@ import (
 	"syscall"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
-	"github.com/paddock-sandbox/paddock/internal/execd/answer"
+	"github.com/paddock-sandbox/paddock/internal/execd/actas"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
+
+// scope is where the routes are that act as a given user.
+const scope = "/v1/filesystem/{uid}/{gid}"
+
+// maxScoped bounds requests that act as another user at one time: each holds an
+// operating system thread until it ends, however slow its client is.
+const maxScoped = 128
 
 // API serves the file routes. It may be used in parallel.
 type API struct {
 	// guest is asked on each request, because the sandbox is claimed after
 	// the routes are made.
 	guest func() *guest.Guest
+	// scoped has an element for each request that acts as another user.
+	scoped chan struct{}
 }
 
 // New makes the API for the sandbox that guest returns.
-func New(guest func() *guest.Guest) *API { return &API{guest: guest} }
+func New(guest func() *guest.Guest) *API {
+	return &API{guest: guest, scoped: make(chan struct{}, maxScoped)}
+}
+
+// call is one request and who it acts as.
+type call struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	guest *guest.Guest
+	as    account.Identity
+}
+
+// handler answers a request, or returns the error to answer with. It may not
+// return an error once it has begun its answer.
+type handler func(c *call) error
 
 // Routes adds the routes.
 func (a *API) Routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /files/info", a.info)
-	mux.HandleFunc("DELETE /files", a.removeFiles)
-	mux.HandleFunc("POST /files/permissions", a.permissions)
-	mux.HandleFunc("POST /files/mv", a.move)
-	mux.HandleFunc("GET /files/search", a.search)
-	mux.HandleFunc("POST /files/replace", a.replace)
-	mux.HandleFunc("POST /files/upload", a.upload)
-	mux.HandleFunc("GET /files/download", a.download)
-	mux.HandleFunc("GET /directories/list", a.list)
-	mux.HandleFunc("POST /directories", a.makeDirectories)
-	mux.HandleFunc("DELETE /directories", a.removeDirectories)
+	for _, route := range []struct {
+		method, path string
+		handle       handler
+	}{
+		{"GET", "/files/info", info},
+		{"DELETE", "/files", removeFiles},
+		{"POST", "/files/permissions", permissions},
+		{"POST", "/files/mv", move},
+		{"GET", "/files/search", search},
+		{"POST", "/files/replace", replace},
+		{"POST", "/files/upload", upload},
+		{"GET", "/files/download", download},
+		{"GET", "/directories/list", list},
+		{"POST", "/directories", makeDirectories},
+		{"DELETE", "/directories", removeDirectories},
+	} {
+		mux.HandleFunc(route.method+" "+route.path, func(w http.ResponseWriter, r *http.Request) {
+			g := a.guest()
+			a.serve(&call{w, r, g, g.Identity}, route.handle)
+		})
+		mux.HandleFunc(route.method+" "+scope+route.path, func(w http.ResponseWriter, r *http.Request) {
+			g := a.guest()
+			id, err := identity(g, r)
+			if err != nil {
+				web.Fail(w, err)
+				return
+			}
+			a.serve(&call{w, r, g, id}, route.handle)
+		})
+	}
 }
 
-// path resolves a path of a request; when it returns false the error has been
-// answered.
-func (a *API) path(w http.ResponseWriter, path string) (string, bool) {
-	p, err := a.guest().Path(path)
+// identity reads the ids of a scoped route. As with commands, the user's
+// supplementary groups come with it.
+func identity(g *guest.Guest, r *http.Request) (account.Identity, error) {
+	var ids [2]uint32
+	for i, name := range []string{"uid", "gid"} {
+		text := r.PathValue(name)
+		id, ok := account.ID(text)
+		if !ok {
+			return account.Identity{}, web.BadBody("%s is %q; it must be a number from 0 to 4294967294", name, text)
+		}
+		ids[i] = id
+	}
+	return g.Accounts.ByUID(ids[0], &ids[1])
+}
+
+// serve runs a handler with the call's identity.
+func (a *API) serve(c *call, h handler) {
+	if actas.Own(c.as) {
+		c.answer(h)
+		return
+	}
+	select {
+	case a.scoped <- struct{}{}:
+		defer func() { <-a.scoped }()
+	default:
+		web.Fail(c.w, web.Busy("%d requests act as other users at this moment, which is the limit; try again", maxScoped))
+		return
+	}
+	err := actas.Do(c.as, func() { c.answer(h) })
+	switch {
+	case errors.Is(err, actas.ErrNotMapped):
+		web.Fail(c.w, web.BadBody("uid %d and gid %d: %v", c.as.UID, c.as.GID, err))
+	case errors.Is(err, actas.ErrNotAllowed):
+		web.Fail(c.w, web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%v", err))
+	case err != nil:
+		web.Fail(c.w, err)
+	}
+}
+
+func (c *call) answer(h handler) {
+	if err := h(c); err != nil {
+		web.Fail(c.w, explain(err))
+	}
+}
+
+// query returns a query parameter, empty when absent.
+func (c *call) query(name string) string { return c.r.URL.Query().Get(name) }
+
+// path resolves a path of a request.
+func (c *call) path(asked string) (string, error) {
+	path, err := c.guest.PathAs(c.as, asked)
 	switch {
 	case err == nil:
-		return p, true
+		return path, nil
 	case errors.Is(err, guest.ErrUndefined):
-		answer.Error(w, http.StatusInternalServerError, answer.RuntimeError, "%v", err)
-	default:
-		answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "%v", err)
+		return "", web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%v", err)
 	}
-	return "", false
+	return "", web.BadBody("%v", err)
 }
 
 // queryPath resolves the query parameter "path", which must be there.
-func (a *API) queryPath(w http.ResponseWriter, r *http.Request) (string, bool) {
-	path := r.URL.Query().Get("path")
-	if path == "" {
-		answer.Error(w, http.StatusBadRequest, answer.MissingQuery, "The query parameter \"path\" is missing.")
-		return "", false
+func (c *call) queryPath() (string, error) {
+	asked := c.query("path")
+	if asked == "" {
+		return "", missingPath()
 	}
-	return a.path(w, path)
+	return c.path(asked)
 }
 
-// fail answers an error of the operating system. The texts are those of
-// strerror(3), which clients look for.
-func fail(w http.ResponseWriter, err error) {
-	switch {
+func missingPath() error {
+	return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter \"path\" is missing")
+}
+
+// ok answers 200 without a body.
+func (c *call) ok() error {
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// explain gives an error of the operating system its status. The texts are those
+// of strerror(3), which clients look for.
+func explain(err error) error {
+	var refused *web.Error
+	if errors.As(err, &refused) {
+		return refused
+	}
+	switch text := plain(err); {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		answer.Error(w, http.StatusNotFound, answer.FileNotFound, "%v", plain(err))
+		return web.Errorf(http.StatusNotFound, web.CodeFileNotFound, "%v", text)
 	case errors.Is(err, syscall.ENAMETOOLONG):
-		answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "%v", plain(err))
+		return web.BadBody("%v", text)
 	default:
-		answer.Error(w, http.StatusInternalServerError, answer.RuntimeError, "%v", plain(err))
+		return web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%v", text)
 	}
 }
 
@@ -87,99 +188,4 @@ func plain(err error) error {
 		return errors.New(le.Old + " to " + le.New + ": " + le.Err.Error())
 	}
 	return err
-}
-
-// Permission is a mode and an owner to set. A mode's decimal digits are the
-// octal mode: 755 means 0755. Zero and empty leave things as they are.
-type Permission struct {
-	Mode  *int   `json:"mode"`
-	Owner string `json:"owner"`
-	Group string `json:"group"`
-}
-
-// errMode is returned for a number that does not read as an octal mode.
-var errMode = errors.New("mode must be written in octal digits, such as 644 or 1755")
-
-// fileMode turns 755 into 0755.
-func fileMode(digits int) (uint32, error) {
-	if digits < 0 || digits > 7777 {
-		return 0, errMode
-	}
-	mode, shift := uint32(0), 0
-	for ; digits > 0; digits /= 10 {
-		d := digits % 10
-		if d > 7 {
-			return 0, errMode
-		}
-		mode |= uint32(d) << shift
-		shift += 3
-	}
-	return mode, nil
-}
-
-// modeDigits turns 0755 into 755.
-func modeDigits(m fs.FileMode) int {
-	bits := uint32(m.Perm())
-	if m&fs.ModeSetuid != 0 {
-		bits |= 0o4000
-	}
-	if m&fs.ModeSetgid != 0 {
-		bits |= 0o2000
-	}
-	if m&fs.ModeSticky != 0 {
-		bits |= 0o1000
-	}
-	digits, place := 0, 1
-	for ; bits > 0; bits >>= 3 {
-		digits += int(bits&7) * place
-		place *= 10
-	}
-	return digits
-}
-
-// resolved is a Permission with its names looked up.
-type resolved struct {
-	mode     uint32 // 0: leave
-	uid, gid int    // -1: leave
-}
-
-func (p *Permission) resolve(users account.Files) (resolved, error) {
-	r := resolved{uid: -1, gid: -1}
-	if p.Mode != nil {
-		mode, err := fileMode(*p.Mode)
-		if err != nil {
-			return r, err
-		}
-		r.mode = mode
-	}
-	if p.Owner != "" {
-		uid, err := users.UID(p.Owner)
-		if err != nil {
-			return r, err
-		}
-		r.uid = int(uid)
-	}
-	if p.Group != "" {
-		gid, err := users.GID(p.Group)
-		if err != nil {
-			return r, err
-		}
-		r.gid = int(gid)
-	}
-	return r, nil
-}
-
-// apply sets owner, then mode: a change of owner drops the set-user-id bits.
-func (r resolved) apply(path string) error {
-	if r.uid >= 0 || r.gid >= 0 {
-		if err := os.Chown(path, r.uid, r.gid); err != nil {
-			return err
-		}
-	}
-	if r.mode != 0 {
-		if err := syscall.Chmod(path, r.mode); err != nil {
-			return &fs.PathError{Op: "chmod", Path: path, Err: err}
-		}
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -54,7 +55,7 @@ func do(t *testing.T, s *httptest.Server, method, path, body string, status int,
 	return string(b)
 }
 
-func upload(t *testing.T, s *httptest.Server, parts ...string) (int, string) {
+func send(t *testing.T, s *httptest.Server, parts ...string) (int, string) {
 	t.Helper()
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
@@ -86,7 +87,7 @@ func read(t *testing.T, path string) string {
 
 func TestUpload(t *testing.T) {
 	s, dir := server(t)
-	if status, b := upload(t, s, "metadata", `{"path":"a/b/one.txt","mode":600}`, "file", "first", "metadata", `{"path":"$WHERE/two","mode":null}`, "file", ""); status != http.StatusOK {
+	if status, b := send(t, s, "metadata", `{"path":"a/b/one.txt","mode":600}`, "file", "first", "metadata", `{"path":"$WHERE/two","mode":null}`, "file", ""); status != http.StatusOK {
 		t.Fatalf("got status %d: %s", status, b)
 	}
 	if got := read(t, filepath.Join(dir, "a/b/one.txt")); got != "first" {
@@ -109,11 +110,11 @@ func TestUpload(t *testing.T) {
 		"other part":      {[]string{"metadata", `{"path":"x"}`, "other", "x"}, "INVALID_FILE"},
 		"nothing":         {nil, "INVALID_FILE"},
 	} {
-		if status, b := upload(t, s, c.parts...); status != http.StatusBadRequest || !strings.Contains(b, `"`+c.code+`"`) {
+		if status, b := send(t, s, c.parts...); status != http.StatusBadRequest || !strings.Contains(b, `"`+c.code+`"`) {
 			t.Errorf("%s: got status %d and %s, want 400 and %s", name, status, b, c.code)
 		}
 	}
-	if status, b := upload(t, s, "metadata", `{"path":"a"}`, "file", "x"); status != http.StatusInternalServerError || !strings.Contains(b, "is a directory") {
+	if status, b := send(t, s, "metadata", `{"path":"a"}`, "file", "x"); status != http.StatusInternalServerError || !strings.Contains(b, "is a directory") {
 		t.Errorf("onto a directory: got status %d and %s", status, b)
 	}
 	left, _ := filepath.Glob(filepath.Join(dir, ".upload-*"))
@@ -146,7 +147,7 @@ func TestUploadKeepsWhatIsThere(t *testing.T) {
 	os.Symlink("missing", filepath.Join(dir, "dangling"))
 	os.Symlink("loop", filepath.Join(dir, "loop"))
 	for _, name := range []string{"link", "dangling"} {
-		if status, b := upload(t, s, "metadata", `{"path":"`+name+`"}`, "file", "new"); status != http.StatusOK {
+		if status, b := send(t, s, "metadata", `{"path":"`+name+`"}`, "file", "new"); status != http.StatusOK {
 			t.Fatalf("%s: got status %d: %s", name, status, b)
 		}
 	}
@@ -160,7 +161,7 @@ func TestUploadKeepsWhatIsThere(t *testing.T) {
 	if st, _ := os.Lstat(filepath.Join(dir, "link")); st.Mode()&os.ModeSymlink == 0 {
 		t.Error("the link was replaced")
 	}
-	if status, _ := upload(t, s, "metadata", `{"path":"loop"}`, "file", "x"); status != http.StatusInternalServerError {
+	if status, _ := send(t, s, "metadata", `{"path":"loop"}`, "file", "x"); status != http.StatusInternalServerError {
 		t.Errorf("a loop of links: got status %d", status)
 	}
 }
@@ -284,19 +285,16 @@ func TestDownload(t *testing.T) {
 
 // Replacing in a stream must equal replacing in memory, wherever buffers end.
 func TestReplaceProperty(t *testing.T) {
-	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
-		text := strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{"a", "b", "ab", strings.Repeat("a", writeBuffer/3)})).Draw(t, "text"), "")
+		text := strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{"a", "b", "ab", strings.Repeat("a", 11)})).Draw(t, "text"), "")
 		old := rapid.StringOfN(rapid.SampledFrom([]rune("ab")), 1, 4, -1).Draw(t, "old")
-		path := filepath.Join(dir, "f")
-		os.WriteFile(path, []byte(text), 0o644)
-		n, err := replaceIn(path, []byte(old), []byte("<>"))
+		s := &substituter{in: bufio.NewReaderSize(strings.NewReader(text), 16), old: []byte(old), new: []byte("<>")}
+		got, err := io.ReadAll(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _ := os.ReadFile(path)
-		if want := strings.ReplaceAll(text, old, "<>"); string(got) != want || n != strings.Count(text, old) {
-			t.Fatalf("replacing %q: %d replaced, want %d", old, n, strings.Count(text, old))
+		if want := strings.ReplaceAll(text, old, "<>"); string(got) != want || s.n != strings.Count(text, old) {
+			t.Fatalf("replacing %q: %d replaced, want %d", old, s.n, strings.Count(text, old))
 		}
 	})
 }
@@ -341,7 +339,7 @@ func FuzzUpload(f *testing.F) {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("POST", "/files/upload", bytes.NewReader(body))
 		r.Header.Set("Content-Type", "multipart/form-data; boundary=B")
-		a.upload(w, r)
+		a.serve(&call{w, r, g, g.Identity}, upload)
 		if w.Code != http.StatusOK && !strings.Contains(w.Body.String(), `"code"`) {
 			t.Error(fmt.Sprint("status ", w.Code, " without a code: ", w.Body.String()))
 		}

@@ -1,28 +1,25 @@
 package files
 
 import (
+	"encoding/base64"
 	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
+	"unicode/utf8"
 
-	"github.com/bmatcuk/doublestar/v4"
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
-	"github.com/paddock-sandbox/paddock/internal/execd/answer"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
-
-// maxEntries bounds the answers of list and search: a sandbox can hold more
-// files than a client or execd has memory for.
-const maxEntries = 200_000
 
 // Info describes a file, by lstat(2).
 type Info struct {
-	Path       string    `json:"path"`
+	Path string `json:"path"`
+	// Raw is the path in base64 when it is not UTF-8.
+	Raw        string    `json:"raw,omitempty"`
 	Type       string    `json:"type"`
 	Size       int64     `json:"size"`
 	ModifiedAt time.Time `json:"modified_at"`
@@ -30,182 +27,117 @@ type Info struct {
 	Owner      string    `json:"owner"`
 	Group      string    `json:"group"`
 	Mode       int       `json:"mode"`
+	// Matches and Truncated are of a search by content.
+	Matches   []Match `json:"matches,omitempty"`
+	Truncated bool    `json:"truncated,omitempty"`
 }
 
-func describe(path string, st fs.FileInfo, names *account.Names) Info {
-	i := Info{Path: path, Type: kind(st.Mode()), Size: st.Size(), ModifiedAt: st.ModTime().UTC(), Mode: modeDigits(st.Mode())}
-	i.CreatedAt = i.ModifiedAt
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		i.Owner, i.Group = names.User(sys.Uid), names.Group(sys.Gid)
-	}
+// describe is one system call, because listings describe many files.
+func describe(path string, names *account.Names) (Info, error) {
 	var x unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &x); err == nil && x.Mask&unix.STATX_BTIME != 0 {
-		i.CreatedAt = time.Unix(x.Btime.Sec, int64(x.Btime.Nsec)).UTC()
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &x)
+	if err != nil {
+		return Info{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	return i
+	i := Info{
+		Path:       path,
+		Type:       kind(x.Mode),
+		Size:       int64(x.Size),
+		ModifiedAt: at(x.Mtime),
+		Owner:      names.User(x.Uid),
+		Group:      names.Group(x.Gid),
+		Mode:       modeDigits(uint32(x.Mode)),
+	}
+	if !utf8.ValidString(path) {
+		i.Raw = base64.StdEncoding.EncodeToString([]byte(path))
+	}
+	// Not every filesystem knows when a file was made.
+	if i.CreatedAt = i.ModifiedAt; x.Mask&unix.STATX_BTIME != 0 {
+		i.CreatedAt = at(x.Btime)
+	}
+	return i, nil
 }
 
-func kind(m fs.FileMode) string {
-	switch m.Type() {
-	case 0:
+// at makes a time that JSON can hold: a file's owner may set any 64-bit number
+// of seconds, and RFC 3339 has years of four digits.
+func at(t unix.StatxTimestamp) time.Time {
+	const first, last = -62167219200, 253402300799 // years 0 and 9999
+	return time.Unix(min(max(t.Sec, first), last), int64(t.Nsec)).UTC()
+}
+
+func kind(mode uint16) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
 		return "file"
-	case fs.ModeDir:
+	case unix.S_IFDIR:
 		return "directory"
-	case fs.ModeSymlink:
+	case unix.S_IFLNK:
 		return "symlink"
 	}
 	return "other"
 }
 
 // info answers with an object whose keys are the paths as they were asked for.
-func (a *API) info(w http.ResponseWriter, r *http.Request) {
-	names := a.guest().Accounts.Names()
+func info(c *call) error {
+	names := c.guest.Accounts.Names()
 	out := map[string]Info{}
-	for _, asked := range r.URL.Query()["path"] {
-		path, ok := a.path(w, asked)
-		if !ok {
-			return
-		}
-		st, err := os.Lstat(path)
+	for _, asked := range c.r.URL.Query()["path"] {
+		path, err := c.path(asked)
 		if err != nil {
-			fail(w, err)
-			return
+			return err
 		}
-		out[asked] = describe(path, st, names)
+		i, err := describe(path, names)
+		if err != nil {
+			return err
+		}
+		// Two paths may differ only in bytes that no key can hold.
+		key := toUnicode(asked)
+		if other, ok := out[key]; ok && other.Raw != i.Raw {
+			return web.BadBody("two of the paths are %q in JSON; ask for each of them in a request of its own", key)
+		}
+		out[key] = i
 	}
-	answer.JSON(w, http.StatusOK, out)
+	web.JSON(c.w, http.StatusOK, out)
+	return nil
+}
+
+// toUnicode is what the JSON encoder makes of a string.
+func toUnicode(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
 }
 
 // list answers with the entries of a directory, parents before children.
-func (a *API) list(w http.ResponseWriter, r *http.Request) {
-	root, ok := a.queryPath(w, r)
-	if !ok {
-		return
+func list(c *call) error {
+	root, err := c.queryPath()
+	if err != nil {
+		return err
 	}
 	depth := 1
-	if text := r.URL.Query().Get("depth"); text != "" {
+	if text := c.query("depth"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "depth is %q; it must be a whole number, 0 or more.", text)
-			return
+			return web.BadBody("depth is %q; it must be a whole number, 0 or more", text)
 		}
 		depth = n
 	}
 	st, err := os.Lstat(root)
 	if err != nil {
-		fail(w, err)
-		return
-	}
-	if !st.IsDir() {
-		answer.Error(w, http.StatusBadRequest, answer.InvalidFile, "%s: not a directory", root)
-		return
-	}
-	l := &lister{names: a.guest().Accounts.Names(), out: []Info{}}
-	if err := l.walk(r, root, depth); err != nil {
-		fail(w, err)
-		return
-	}
-	answer.JSON(w, http.StatusOK, l.out)
-}
-
-type lister struct {
-	names *account.Names
-	out   []Info
-}
-
-func (l *lister) walk(r *http.Request, dir string, depth int) error {
-	if depth == 0 {
-		return nil
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
 		return err
 	}
-	for _, d := range entries {
-		if err := r.Context().Err(); err != nil {
-			return err
-		}
-		path := filepath.Join(dir, d.Name())
-		st, err := os.Lstat(path)
+	if !st.IsDir() {
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: not a directory", root)
+	}
+	names := c.guest.Accounts.Names()
+	out := &array{w: c.w}
+	err = walk(c.r.Context(), root, depth, func(path string, _ fs.DirEntry) error {
+		i, err := describe(path, names)
 		if err != nil {
-			continue // gone since the directory was read
+			return nil // gone since the directory was read
 		}
-		if len(l.out) == maxEntries {
-			return tooMany(dir)
-		}
-		l.out = append(l.out, describe(path, st, l.names))
-		if st.IsDir() {
-			// What may not be read below the top is left out, as find(1) does.
-			if err := l.walk(r, path, depth-1); err != nil && !os.IsPermission(err) && !os.IsNotExist(err) {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func tooMany(dir string) error {
-	return &fs.PathError{Op: "list", Path: dir, Err: errTooMany}
-}
-
-// errTooMany is the limit of a listing.
-var errTooMany = tooManyError{}
-
-type tooManyError struct{}
-
-func (tooManyError) Error() string {
-	return "more than " + strconv.Itoa(maxEntries) + " entries; choose a smaller directory or a pattern"
-}
-
-// search answers with the files whose base name matches the pattern.
-func (a *API) search(w http.ResponseWriter, r *http.Request) {
-	root, ok := a.queryPath(w, r)
-	if !ok {
-		return
-	}
-	pattern := r.URL.Query().Get("pattern")
-	if pattern == "" {
-		pattern = "**"
-	}
-	if !doublestar.ValidatePattern(pattern) {
-		answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "pattern %q is not a valid glob pattern.", pattern)
-		return
-	}
-	if _, err := os.Stat(root); err != nil {
-		fail(w, err)
-		return
-	}
-	names := a.guest().Accounts.Names()
-	out := []Info{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if r.Context().Err() != nil {
-			return r.Context().Err()
-		}
-		if err != nil {
-			if path == root {
-				return err
-			}
-			return nil // unreadable or gone: left out
-		}
-		if d.IsDir() {
-			return nil
-		}
-		if match, _ := doublestar.Match(pattern, d.Name()); !match {
-			return nil
-		}
-		st, err := d.Info()
-		if err != nil {
-			return nil
-		}
-		if len(out) == maxEntries {
-			return tooMany(root)
-		}
-		out = append(out, describe(path, st, names))
-		return nil
+		return out.add(i)
 	})
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	answer.JSON(w, http.StatusOK, out)
+	return out.end(err)
 }

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/paddock-sandbox/paddock/internal/execd/answer"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
 type replacement struct {
@@ -23,21 +23,20 @@ type replaced struct {
 }
 
 // replace replaces all occurrences of a text in files, streaming them.
-func (a *API) replace(w http.ResponseWriter, r *http.Request) {
+func replace(c *call) error {
 	var body map[string]replacement
-	if !answer.Decode(w, r, &body) {
-		return
+	if err := c.readBody(&body); err != nil {
+		return err
 	}
 	type job struct{ asked, path, old, new string }
 	var jobs []job
 	for asked, rep := range body {
-		path, ok := a.path(w, asked)
-		if !ok {
-			return
+		path, err := c.path(asked)
+		if err != nil {
+			return err
 		}
 		if rep.Old == nil || *rep.Old == "" {
-			answer.Error(w, http.StatusBadRequest, answer.InvalidBody, "%s: \"old\" is empty; give the text to replace.", asked)
-			return
+			return web.BadBody("%s: \"old\" is empty; give the text to replace", asked)
 		}
 		jobs = append(jobs, job{asked, path, *rep.Old, rep.New})
 	}
@@ -45,16 +44,15 @@ func (a *API) replace(w http.ResponseWriter, r *http.Request) {
 	for _, j := range jobs {
 		n, err := replaceIn(j.path, []byte(j.old), []byte(j.new))
 		if err != nil {
-			fail(w, err)
-			return
+			return err
 		}
 		out[j.asked] = replaced{n}
 	}
-	if verbose, _ := strconv.ParseBool(r.URL.Query().Get("verbose")); verbose {
-		answer.JSON(w, http.StatusOK, out)
-		return
+	if verbose, _ := strconv.ParseBool(c.query("verbose")); verbose {
+		web.JSON(c.w, http.StatusOK, out)
+		return nil
 	}
-	w.WriteHeader(http.StatusOK)
+	return c.ok()
 }
 
 func replaceIn(path string, old, new []byte) (int, error) {
@@ -83,7 +81,7 @@ func replaceIn(path string, old, new []byte) (int, error) {
 	}
 	s.in.Reset(f)
 	s.n = 0
-	if err := write(path, s, resolved{uid: -1, gid: -1}); err != nil {
+	if err := write(path, s, unchanged); err != nil {
 		return 0, err
 	}
 	return s.n, nil

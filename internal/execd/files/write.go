@@ -1,7 +1,6 @@
 package files
 
 import (
-	"bufio"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -14,15 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeBuffer is how much is written at once, in bytes: an upload arrives in
-// small pieces.
+// writeBuffer is how much is written at once, in bytes.
 const writeBuffer = 256 << 10
 
 // write replaces the content of the file at path with what r gives, in one
 // step: the new content is written and synced under another name beside it
 // first. A symlink is written through; what is not a regular file (a device, a
-// FIFO) and what can't be renamed over (a mount point) is written in place. Mode
-// and owner of an existing file stay, unless set says otherwise.
+// FIFO) is written in place. Mode and owner of an existing file stay, unless set
+// says otherwise.
 func write(path string, r io.Reader, set resolved) error {
 	path, err := throughLinks(path)
 	if err != nil {
@@ -30,41 +28,99 @@ func write(path string, r io.Reader, set resolved) error {
 	}
 	st, err := os.Stat(path)
 	switch {
-	case err == nil && st.IsDir():
-		return &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
-	case err == nil && !st.Mode().IsRegular():
-		return writeInPlace(path, r, set)
-	case err == nil:
-		set = set.over(st)
 	case errors.Is(err, fs.ErrNotExist):
-		if err := os.MkdirAll(filepath.Dir(path), newDirectoryMode); err != nil {
+		return writeNew(path, r, set)
+	case err != nil:
+		return err
+	case st.IsDir():
+		return &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	case !st.Mode().IsRegular():
+		if err := writeInPlace(path, r); err != nil {
 			return err
 		}
-		if set.mode == 0 {
-			set.mode = 0o644
-		}
-	default:
+		return set.apply(path)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return &fs.PathError{Op: "stat", Path: path, Err: syscall.EINVAL}
+	}
+	return overwrite(path, r, set, sys)
+}
+
+func writeNew(path string, r io.Reader, set resolved) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, newDirectoryMode); err != nil {
 		return err
 	}
-	tmp := filepath.Join(filepath.Dir(path), ".upload-"+randomName())
+	if set.mode == 0 {
+		set.mode = 0o644
+	}
+	tmp, err := stage(dir, r)
+	if err != nil {
+		return err
+	}
+	if err = set.apply(tmp); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	return finish(tmp, err)
+}
+
+// overwrite replaces an existing file. A file that can't be replaced keeps its
+// inode and is written in place, once all of the content is there: a mount
+// point, a file with several names, one in a directory that the user may not
+// write to, or one whose owner the user may not give to a new file.
+func overwrite(path string, r io.Reader, set resolved, st *syscall.Stat_t) error {
+	// Replacing needs no permission of the file's own, but writing does. Not by
+	// opening it: a program that runs can be replaced but not written to.
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	inPlace := set.besides(st)
+	tmp, err := stage(filepath.Dir(path), r)
+	var opening *fs.PathError
+	if errors.As(err, &opening) && opening.Op == "open" && denied(err) {
+		return writeThrough(path, r, inPlace)
+	}
+	if err != nil {
+		return err
+	}
+	if st.Nlink > 1 {
+		return finish(tmp, copyInto(tmp, path, inPlace))
+	}
+	if err = set.over(st).apply(tmp); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if denied(err) || errors.Is(err, unix.EBUSY) {
+		err = copyInto(tmp, path, inPlace)
+	}
+	return finish(tmp, err)
+}
+
+// denied reports that the user lacks a permission, or everybody does.
+func denied(err error) bool {
+	return errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS)
+}
+
+// stage writes the content to a new file in dir and returns its path. On failure
+// nothing is left. A failure to open the file took nothing from r.
+func stage(dir string, r io.Reader) (string, error) {
+	tmp := filepath.Join(dir, ".upload-"+randomName())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
-	err = errors.Join(fill(f, r), f.Close())
+	if err := errors.Join(fill(f, r), f.Close()); err != nil {
+		return "", errors.Join(err, removeQuietly(tmp))
+	}
+	return tmp, nil
+}
+
+// finish removes the staged file after a failure.
+func finish(tmp string, err error) error {
 	if err == nil {
-		err = set.apply(tmp)
+		return nil
 	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-		if errors.Is(err, unix.EBUSY) {
-			err = copyInto(tmp, path, set)
-		}
-	}
-	if err != nil {
-		return errors.Join(err, removeQuietly(tmp))
-	}
-	return nil
+	return errors.Join(err, removeQuietly(tmp))
 }
 
 func removeQuietly(path string) error {
@@ -100,44 +156,53 @@ func throughLinks(path string) (string, error) {
 	return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 }
 
-// over fills in what the existing file has.
-func (r resolved) over(st fs.FileInfo) resolved {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return r
-	}
-	if r.mode == 0 {
-		r.mode = sys.Mode & 0o7777
-	}
-	if r.uid < 0 {
-		r.uid = int(sys.Uid)
-	}
-	if r.gid < 0 {
-		r.gid = int(sys.Gid)
-	}
-	return r
-}
-
 func fill(f *os.File, r io.Reader) error {
-	w := bufio.NewWriterSize(f, writeBuffer)
-	if _, err := io.Copy(w, r); err != nil {
-		return err
-	}
-	if err := w.Flush(); err != nil {
+	if err := transfer(f, r); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-func writeInPlace(path string, r io.Reader, set resolved) error {
+// transfer copies in large pieces. A part of an upload hands over its own.
+func transfer(f *os.File, r io.Reader) error {
+	if from, ok := r.(io.WriterTo); ok {
+		_, err := from.WriteTo(f)
+		return err
+	}
+	buf := buffers.Get().(*[writeBuffer]byte)
+	defer buffers.Put(buf)
+	// Without the file's ReadFrom, which would use a buffer of its own.
+	_, err := io.CopyBuffer(struct{ io.Writer }{f}, r, buf[:])
+	return err
+}
+
+func writeInPlace(path string, r io.Reader) error {
 	// Without O_NONBLOCK a FIFO that nobody reads would hold the request for
 	// ever.
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, r)
-	if err = errors.Join(err, f.Close()); err != nil {
+	return errors.Join(transfer(f, r), f.Close())
+}
+
+// writeThrough gathers the content where the user may write, so that an upload
+// that breaks off changes nothing, and puts it into the file. Where there is no
+// such place it is written as it comes.
+func writeThrough(path string, r io.Reader, set resolved) error {
+	fd, err := unix.Open(os.TempDir(), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		f := os.NewFile(uintptr(fd), "upload")
+		defer f.Close()
+		if err := transfer(f, r); err != nil {
+			return err
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		r = f
+	}
+	if err := writeInPlace(path, r); err != nil {
 		return err
 	}
 	return set.apply(path)
@@ -150,7 +215,10 @@ func copyInto(tmp, path string, set resolved) error {
 		return err
 	}
 	defer in.Close()
-	if err := writeInPlace(path, in, set); err != nil {
+	if err := writeInPlace(path, in); err != nil {
+		return err
+	}
+	if err := set.apply(path); err != nil {
 		return err
 	}
 	return os.Remove(tmp)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/account"
 )
 
 // ErrPath is the sentinel of every path that can't be understood.
@@ -20,7 +22,11 @@ const maxPath = 4096
 // home directory, $NAME and ${NAME} are taken from the sandbox's environment,
 // and a relative path starts at Cwd (behaviour.md 10.1). The answer is cleaned
 // lexically; symlinks are not looked at.
-func (g *Guest) Path(path string) (string, error) {
+func (g *Guest) Path(path string) (string, error) { return g.PathAs(g.Identity, path) }
+
+// PathAs is Path for another user, whose home directory "~" is unless the
+// sandbox's environment sets HOME.
+func (g *Guest) PathAs(id account.Identity, path string) (string, error) {
 	switch {
 	case path == "":
 		return "", fmt.Errorf("%w: the path is empty", ErrPath)
@@ -29,10 +35,14 @@ func (g *Guest) Path(path string) (string, error) {
 	case len(path) > maxPath:
 		return "", fmt.Errorf("%w: the path is %d bytes long, more than the %d that Linux allows", ErrPath, len(path), maxPath)
 	}
-	if path == "~" || strings.HasPrefix(path, "~/") {
-		path = g.env["HOME"] + path[1:]
+	home := g.env["HOME"]
+	if !g.homeGiven {
+		home = id.Home
 	}
-	path, err := g.expandPath(path)
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		path = home + path[1:]
+	}
+	path, err := g.expandPath(path, home)
 	if err != nil {
 		return "", err
 	}
@@ -42,12 +52,15 @@ func (g *Guest) Path(path string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-func (g *Guest) expandPath(path string) (string, error) {
+func (g *Guest) expandPath(path, home string) (string, error) {
 	if !strings.Contains(path, "$") {
 		return path, nil
 	}
 	var undefined string
 	out := expand(path, func(name string) string {
+		if name == "HOME" {
+			return home
+		}
 		v, ok := g.env[name]
 		if !ok && undefined == "" {
 			undefined = name

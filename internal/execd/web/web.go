@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -124,6 +125,14 @@ func ReadOptionalJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return err
 }
 
+// DecodeJSON decodes a body that was read already, with the errors of ReadJSON.
+func DecodeJSON(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return badJSON(err)
+	}
+	return nil
+}
+
 const emptyBody = "the request body is empty; a JSON value is needed"
 
 func badJSON(err error) error {
@@ -140,7 +149,7 @@ func badJSON(err error) error {
 	case errors.As(err, &syntax):
 		return BadBody("the request body is not JSON: %s at byte %d", syntax.Error(), syntax.Offset)
 	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return BadBody("field %q is a JSON %s; %s is needed", wrongType.Field, wrongType.Value, kind(wrongType))
+		return BadBody("field %q is a JSON %s; %s is needed", strings.TrimPrefix(wrongType.Field, "."), wrongType.Value, kind(wrongType))
 	case errors.As(err, &wrongType):
 		return BadBody("the request body is a JSON %s; %s is needed", wrongType.Value, kind(wrongType))
 	}
