@@ -116,6 +116,8 @@ type CreateRequest struct {
 	Metadata   map[string]string
 	Volumes    []Volume
 	Extensions map[string]string
+	// Lifecycle is nil without hooks.
+	Lifecycle *Lifecycle
 
 	// Wait is how long Create waits for the sandbox to leave Pending. Zero
 	// returns as soon as it is recorded. A sandbox that is still Pending when
@@ -136,6 +138,7 @@ type createBody struct {
 	Entrypoint     []string          `json:"entrypoint,omitempty"`
 	Volumes        []Volume          `json:"volumes,omitempty"`
 	Extensions     map[string]string `json:"extensions,omitempty"`
+	Lifecycle      *lifecycleBody    `json:"lifecycle,omitempty"`
 }
 
 // Create makes a sandbox. When Wait is set and the sandbox failed, it returns
@@ -144,10 +147,15 @@ func (c *Client) Create(ctx context.Context, r CreateRequest) (*Sandbox, error) 
 	if r.Timeout%time.Second != 0 || r.Timeout < 0 {
 		return nil, fmt.Errorf("timeout %s is not a whole number of seconds", r.Timeout)
 	}
+	hooks, err := r.Lifecycle.body()
+	if err != nil {
+		return nil, err
+	}
 	body := createBody{
 		Image: &ImageRef{URI: r.Image, Auth: r.Auth}, Platform: r.Platform,
 		Timeout: int64(r.Timeout / time.Second), ResourceLimits: r.ResourceLimits, Env: r.Env,
 		Metadata: r.Metadata, Entrypoint: r.Entrypoint, Volumes: r.Volumes, Extensions: r.Extensions,
+		Lifecycle: hooks,
 	}
 	if body.ResourceLimits == nil {
 		body.ResourceLimits = map[string]string{} // required by the contract, may be empty
