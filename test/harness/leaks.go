@@ -353,3 +353,9 @@ func Remember(runDir, dataDir string) error {
 	}
 	return err
 }
+
+// forget undoes Remember, and RunDir when nothing else is there.
+func forget(runDir, dataDir string) {
+	os.Remove(filepath.Join(runDir, "data-"+(&Server{DataDir: dataDir}).Instance()))
+	os.Remove(runDir)
+}

@@ -119,6 +119,7 @@ func start(t testing.TB, o Options) *Server {
 		if strings.HasPrefix(filepath.Base(o.DataDir), "paddock-test-") {
 			os.RemoveAll(o.DataDir)
 		}
+		forget(o.RunDir, o.DataDir)
 	})
 	return s
 }
