@@ -92,6 +92,7 @@ type fakeEngine struct {
 	*process
 	h     *host
 	exits chan sandbox.Exit
+	hooks chan sandbox.HookRun
 
 	mu    sync.Mutex
 	calls map[string]string // id → call in progress
@@ -101,12 +102,13 @@ type fakeEngine struct {
 }
 
 var (
-	_ sandbox.Engine  = (*fakeEngine)(nil)
-	_ sandbox.Volumes = (*fakeEngine)(nil)
+	_ sandbox.Engine       = (*fakeEngine)(nil)
+	_ sandbox.Volumes      = (*fakeEngine)(nil)
+	_ sandbox.HookReporter = (*fakeEngine)(nil)
 )
 
 func newEngine(h *host, p *process) *fakeEngine {
-	return &fakeEngine{process: p, h: h, exits: make(chan sandbox.Exit, 1024), calls: map[string]string{}, count: map[string]int{}, absent: map[string]bool{}}
+	return &fakeEngine{process: p, h: h, exits: make(chan sandbox.Exit, 1024), hooks: make(chan sandbox.HookRun), calls: map[string]string{}, count: map[string]int{}, absent: map[string]bool{}}
 }
 
 // enter checks that calls for one sandbox never overlap.
@@ -187,6 +189,7 @@ func (f *fakeEngine) Create(ctx context.Context, req sandbox.CreateRequest) (_ *
 		if err := f.step(ctx, "pull", req.ID); err != nil {
 			return nil, err
 		}
+		req.Note(sandbox.EventPulled, "It was pulled.")
 	}
 	if err := f.step(ctx, "create", req.ID); err != nil {
 		return nil, err
@@ -209,6 +212,8 @@ func (f *fakeEngine) Create(ctx context.Context, req sandbox.CreateRequest) (_ *
 	}
 	return &sandbox.Created{Entrypoint: argv, CreatedVolumes: made}, nil
 }
+
+func (f *fakeEngine) HookRuns() <-chan sandbox.HookRun { return f.hooks }
 
 func (f *fakeEngine) makeShell(req sandbox.CreateRequest) (made []string, err error) {
 	f.h.mu.Lock()
