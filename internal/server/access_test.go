@@ -64,6 +64,42 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
+// The first Python SDKs do not send an endpoint's headers.
+func TestEndpointForOldClients(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
+	for agent, endpoint := range map[string]string{
+		"OpenSandbox-Python-SDK/0.1.0":  "/v1/sandboxes/sb.token-of-sb/proxy/80",
+		"OpenSandbox-Python-SDK/0.1.4":  "/v1/sandboxes/sb.token-of-sb/proxy/80",
+		"OpenSandbox-Python-SDK/0.1.5":  "/v1/sandboxes/sb/proxy/80",
+		"OpenSandbox-Python-SDK/0.1.40": "/v1/sandboxes/sb/proxy/80",
+		"OpenSandbox-JS-SDK/0.1.0":      "/v1/sandboxes/sb/proxy/80",
+	} {
+		a := f.call("GET", "/v1/sandboxes/sb/endpoints/80", "", "User-Agent", agent).is(200, "")
+		if got := fmt.Sprint(a.member("endpoint")); got != strings.TrimPrefix(f.url, "http://")+endpoint {
+			t.Errorf("%s: endpoint %s, want %s", agent, got, endpoint)
+		}
+	}
+	for path, status := range map[string]int{
+		"/v1/sandboxes/sb.token-of-sb/proxy/80/x":    200,
+		"/v1/sandboxes/sb.token-of-other/proxy/80/x": 401,
+		"/v1/sandboxes/sb./proxy/80/x":               401,
+		"/v1/sandboxes/no.token-of-no/proxy/80/x":    401,
+		"/v1/sandboxes/sb.token-of-sb/endpoints/80":  401,
+	} {
+		resp, err := http.Get(f.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != status || status == 200 && string(body) != "/x" {
+			t.Errorf("%s: %d %s, want %d", path, resp.StatusCode, body, status)
+		}
+	}
+}
+
 func TestProxyAuthentication(t *testing.T) {
 	f := start(t)
 	f.m.put("sb", sandbox.Running)

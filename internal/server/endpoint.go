@@ -1,8 +1,10 @@
 package server
 
 import (
+	"crypto/subtle"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -38,12 +40,24 @@ func (s *Server) getEndpoint(r *request) error {
 		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
 			sb.ID, sb.Status.State, sb.Status.Reason, sb.Status.Message)
 	}
+	who := sb.ID
+	if ignoresHeaders.MatchString(r.UserAgent()) {
+		who += tokenMark + sb.Token
+	}
 	writeJSON(r.w, http.StatusOK, api.Endpoint{
-		Endpoint: s.publicHost(r.Request) + r.mount + "/sandboxes/" + sb.ID + "/proxy/" + strconv.Itoa(port),
+		Endpoint: s.publicHost(r.Request) + r.mount + "/sandboxes/" + who + "/proxy/" + strconv.Itoa(port),
 		Headers:  map[string]string{"OpenSandbox-Secure-Access": sb.Token},
 	})
 	return nil
 }
+
+// ignoresHeaders matches the first releases of the Python SDK, which do not
+// send the headers of an endpoint. They get the sandbox's token in its address.
+var ignoresHeaders = regexp.MustCompile(`^OpenSandbox-Python-SDK/0\.1\.[0-4]$`)
+
+// tokenMark separates a sandbox's id from its token in the path of an endpoint.
+// Neither has it.
+const tokenMark = "."
 
 // publicHost is the address under which the client can reach this server.
 func (s *Server) publicHost(r *http.Request) string {
@@ -74,6 +88,7 @@ const proxyPattern = "/sandboxes/{id}/proxy/{port}"
 // proxyPath is the path of a request to a port, in its escaped form.
 type proxyPath struct {
 	id, port string
+	token    string // from the path, if it has one
 	prefix   string // up to and with the port
 	rest     string // what follows, with its slash; "/" for nothing
 }
@@ -90,6 +105,7 @@ func parseProxyPath(path string) (p proxyPath, ok bool) {
 	if p.id, rest, ok = strings.Cut(rest, "/"); !ok {
 		return p, false
 	}
+	p.id, p.token, _ = strings.Cut(p.id, tokenMark)
 	if rest, ok = strings.CutPrefix(rest, "proxy/"); !ok {
 		return p, false
 	}
@@ -123,7 +139,7 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		token = sb.Token
 	}
 	// Before anything else, so that strangers do not learn which ids exist.
-	if !s.mayReach(r.Request, token) {
+	if !s.mayReach(r.Request, token) && !sameToken(p.token, token) {
 		return 0, errSecureAccess()
 	}
 	if err != nil {
@@ -142,6 +158,11 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
 		Hold: sb.Status.State != sandbox.Running,
 	})
+}
+
+// sameToken compares in constant time. No token is never the same as another.
+func sameToken(given, token string) bool {
+	return token != "" && subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1
 }
 
 const proxyAllow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"

@@ -1,7 +1,7 @@
 """The oldest release of the official SDK against paddock.
 
-It does not know the headers that come with an endpoint, so the API key has to be
-among its own headers.
+It does not know the headers that come with an endpoint; the endpoints that it
+gets work without.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from opensandbox.models.sandboxes import SandboxFilter
 
 
 async def main():
-    config = ConnectionConfig(headers={"OPEN-SANDBOX-API-KEY": os.environ["OPEN_SANDBOX_API_KEY"]})
+    config = ConnectionConfig(api_key=os.environ["OPEN_SANDBOX_API_KEY"])
     sandbox = await Sandbox.create(check.IMAGE, metadata=check.METADATA, connection_config=config)
     try:
         result = await sandbox.commands.run("echo one; echo two >&2")
