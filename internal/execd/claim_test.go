@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -114,7 +115,7 @@ func TestEntrypoint(t *testing.T) {
 			for range 2 {
 				var got hostapi.ExitStatus
 				_, body := b.get("GET", hostapi.ExitPath, "")
-				if err := json.Unmarshal([]byte(body), &got); err != nil || got != tc.exit {
+				if err := json.Unmarshal([]byte(body), &got); err != nil || !reflect.DeepEqual(got, tc.exit) {
 					t.Errorf("exit: %s", body)
 				}
 			}
