@@ -39,7 +39,7 @@ func newHost(t *testing.T) *host {
 	if _, err := execdbin.Binary(); err != nil {
 		t.Skip(err)
 	}
-	run, err := os.MkdirTemp("/run", "paddock-test-")
+	run, err := os.MkdirTemp("/run", "paddock-engine-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,5 +193,15 @@ func TestCommandInSandbox(t *testing.T) {
 				t.Errorf("got output %q and exit code %s, want %q and 7", out, code, want)
 			}
 		})
+	}
+}
+
+// What a sandbox can read about itself must not tell about the host.
+func TestCgroupPathIsHidden(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	out, code := run(t, e, id, "cat /proc/self/cgroup")
+	if code != "0" || strings.Contains(out, id) || strings.Contains(out, "paddock") {
+		t.Errorf("exit code %s, %s", code, out)
 	}
 }

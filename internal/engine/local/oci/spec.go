@@ -89,6 +89,8 @@ func (s *Shell) spec() *specs.Spec {
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.UserNamespace},
+				// The path of the cgroup would tell about the host.
+				{Type: specs.CgroupNamespace},
 			},
 			// Ports below 1024 and ping need no privilege in a network
 			// namespace of one's own.
