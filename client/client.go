@@ -1,6 +1,7 @@
 package client
 
 import (
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -108,6 +109,15 @@ func New(o Options) (*Client, error) {
 
 // Server returns the base URL in use, without "/v1".
 func (c *Client) Server() string { return c.root }
+
+// HasAPIKey reports whether key is the API key that this client sends, and not
+// empty. It takes the same time for every key of a length.
+func (c *Client) HasAPIKey(key string) bool {
+	return key != "" && subtle.ConstantTimeCompare([]byte(key), []byte(c.apiKey)) == 1
+}
+
+// SendsAPIKey reports whether this client has an API key.
+func (c *Client) SendsAPIKey() bool { return c.apiKey != "" }
 
 // Close drops idle connections. Calls in flight go on.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

@@ -150,6 +150,10 @@ func (c *Client) files(ctx context.Context, id, method, route string, q url.Valu
 type DownloadOptions struct {
 	// Offset is the first byte, Length how many; zero Length means to the end.
 	Offset, Length int64
+	// FirstLine is the first line, counted from 1, Lines how many; zero means
+	// from the beginning and to the end. Lines come joined by "\n", without one
+	// at the end. They exclude Offset and Length.
+	FirstLine, Lines int
 }
 
 // Download is a file on its way out of a sandbox.
@@ -171,6 +175,15 @@ func (c *Client) DownloadFile(ctx context.Context, id, path string, o DownloadOp
 	}
 	r := &request{method: http.MethodGet, path: p, query: url.Values{"path": {path}}, repeatable: true,
 		header: http.Header{"Accept": {"application/octet-stream"}}}
+	if o.FirstLine < 0 || o.Lines < 0 {
+		return nil, errors.New("the first line and the number of lines of a download are not negative")
+	}
+	if o.FirstLine > 0 {
+		r.query.Set("offset", strconv.Itoa(o.FirstLine))
+	}
+	if o.Lines > 0 {
+		r.query.Set("limit", strconv.Itoa(o.Lines))
+	}
 	ranged := o.Offset > 0 || o.Length > 0
 	if ranged {
 		last := ""

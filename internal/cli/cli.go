@@ -148,7 +148,7 @@ work themselves.`,
 	add("sandbox", a.runCommand(), a.createCommand(), a.lsCommand(), a.inspectCommand(), a.execCommand(), a.shellCommand(), a.cpCommand(),
 		a.logsCommand(), a.eventsCommand(), a.portCommand(), a.renewCommand(), a.pauseCommand(), a.resumeCommand(), a.rmCommand())
 	add("store", a.imageCommand(), a.volumeCommand())
-	add("machine", a.serveCommand(), a.doctorCommand(), a.configCommand(), a.resetCommand(), a.versionCommand())
+	add("machine", a.serveCommand(), a.mcpCommand(), a.doctorCommand(), a.configCommand(), a.resetCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("machine")
 	root.SetCompletionCommandGroupID("machine")
 	return root
