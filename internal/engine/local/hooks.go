@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -42,6 +43,13 @@ func handOver(ctx context.Context, s *shell, req sandbox.CreateRequest, c *hosta
 	result, err := s.conn.claim(ctx, c)
 	if err == nil {
 		note(req, sandbox.EventPreStartSucceeded, "The preStart hook ended well after %s.", time.Duration(result.PreStartMillis)*time.Millisecond)
+		return nil
+	}
+	var refused *claimError
+	if errors.As(err, &refused) && refused.answer.Code == hostapi.CodePreStartFailed {
+		if n, gerr := s.group.OOMKills(); gerr == nil && n > 0 {
+			refused.answer.Message += " (The memory limit was reached and the kernel killed something.)"
+		}
 	}
 	return err
 }
