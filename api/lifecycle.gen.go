@@ -9,8 +9,8 @@ import (
 
 // CreateSandboxRequest `image` is required. The members at the end, from `networkPolicy` on,
 // belong to the protocol but not to this server yet. A request that uses
-// one is refused; null, and for `secureAccess` and
-// `credentialProxy.enabled` false, count as not used.
+// one is refused; null, and false for `credentialProxy.enabled`, count
+// as not used.
 type CreateSandboxRequest struct {
 	// CredentialProxy Not supported yet.
 	CredentialProxy struct {
@@ -60,7 +60,7 @@ type CreateSandboxRequest struct {
 	// ResourceRequests For schedulers of many machines. Checked to be no more than the limits, and otherwise without effect.
 	ResourceRequests Resources `json:"resourceRequests,omitempty,omitzero"`
 
-	// SecureAccess Not supported yet; the ports of every sandbox need a token in any case.
+	// SecureAccess Changes nothing; the ports of every sandbox need a token.
 	SecureAccess bool `json:"secureAccess,omitempty,omitzero"`
 
 	// SnapshotID Not supported yet.

@@ -103,5 +103,5 @@ func AsError(err error) *Error {
 
 // ErrNotFound is the error of every operation on an id that does not exist.
 func ErrNotFound(id string) *Error {
-	return Errorf(KindNotFound, CodeNotFound, "Sandbox %q does not exist. It may have been deleted or have expired.", id)
+	return Errorf(KindNotFound, CodeNotFound, "Sandbox %q was not found. It may have been deleted or have expired.", id)
 }

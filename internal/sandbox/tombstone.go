@@ -59,9 +59,9 @@ func (g *tombstones) notFound(id string) *Error {
 	at := t.at.Format(time.RFC3339)
 	switch t.reason {
 	case ReasonExpired:
-		err.Message = fmt.Sprintf("Sandbox %q does not exist: it expired and was removed at %s.", id, at)
+		err.Message = fmt.Sprintf("Sandbox %q was not found: it expired and was removed at %s.", id, at)
 	default:
-		err.Message = fmt.Sprintf("Sandbox %q does not exist: it was deleted at %s.", id, at)
+		err.Message = fmt.Sprintf("Sandbox %q was not found: it was deleted at %s.", id, at)
 	}
 	return err
 }

@@ -57,6 +57,19 @@ func TestEndpoint(t *testing.T) {
 	f.m.byID[failed.ID].Status.Message = "No such program."
 	f.call("GET", "/v1/sandboxes/failed/endpoints/80", "").is(409, sandbox.CodeNotRunning).says("No such program.")
 
+	// The question waits a little for a sandbox that is being made: here one
+	// that is still Pending then, and one that turns out not to be possible.
+	f.m.put("slow", sandbox.Pending)
+	f.m.waited = func(context.Context) error { return context.DeadlineExceeded }
+	f.call("GET", "/v1/sandboxes/slow/endpoints/80", "").is(200, "")
+	f.m.waited = func(context.Context) error {
+		f.m.mu.Lock()
+		defer f.m.mu.Unlock()
+		f.m.byID["slow"].Status = sandbox.Status{State: sandbox.Failed, Message: "No such program."}
+		return context.Canceled
+	}
+	f.call("GET", "/v1/sandboxes/slow/endpoints/80", "").is(409, sandbox.CodeNotRunning).says("No such program.")
+
 	named := start(t, func(o *Options) { o.PublicHost = "sandboxes.example:8443" })
 	named.m.put("sb", sandbox.Running)
 	if a := named.call("GET", "/v1/sandboxes/sb/endpoints/80", ""); a.member("endpoint") != "sandboxes.example:8443/v1/sandboxes/sb/proxy/80" {

@@ -98,9 +98,8 @@ func (d *decoder) unsupported(body *value) {
 			no("credentialProxy.enabled", "Leave it out.")
 		}
 	}
-	if d.flag(body, "secureAccess", false) {
-		no("secureAccess", "Leave it out; ports of every sandbox need its token in any case.")
-	}
+	// It asks for what every sandbox has: ports that need its token.
+	d.flag(body, "secureAccess", false)
 }
 
 func (d *decoder) image(body *value) (uri string, auth *sandbox.RegistryAuth) {

@@ -75,7 +75,7 @@ func TestCreateWithLittle(t *testing.T) {
 	f := start(t)
 	// What the Python SDK sends for a create with nothing but an image.
 	a := f.call("POST", "/v1/sandboxes", `{"image":{"uri":"python:3.11"},"timeout":600,"resourceLimits":{"cpu":"1","memory":"2Gi"},"env":{},"metadata":{},
-		"entrypoint":["tail","-f","/dev/null"],"extensions":{},"secureAccess":false,"volumes":null}`).is(202, "")
+		"entrypoint":["tail","-f","/dev/null"],"extensions":{},"secureAccess":true,"volumes":null}`).is(202, "")
 	if a.member("metadata") != nil || a.member("extensions") != nil || a.member("platform") != nil {
 		t.Errorf("empty members are shown: %s", a.body)
 	}
@@ -186,7 +186,6 @@ var refusals = []struct {
 	{with(`"credentialProxy":{"enabled":true}`), sandbox.CodeNotSupported, []string{"credentialProxy.enabled"}},
 	{with(`"credentialProxy":{"enabled":1}`), sandbox.CodeInvalidParameter, []string{"credentialProxy.enabled must be a boolean, not a number (1)"}},
 	{with(`"credentialProxy":{"on":true}`), sandbox.CodeInvalidParameter, []string{"credentialProxy.on", "enabled"}},
-	{with(`"secureAccess":true`), sandbox.CodeNotSupported, []string{"secureAccess"}},
 	{with(`"secureAccess":"yes"`), sandbox.CodeInvalidParameter, []string{"secureAccess must be a boolean"}},
 	{with(`"snapshotId":"s"`), sandbox.CodeNotSupported, []string{"snapshotId"}},
 	{with(`"snapshotId":7`), sandbox.CodeInvalidParameter, []string{"snapshotId must be a string"}},

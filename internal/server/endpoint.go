@@ -7,11 +7,18 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/api"
 	"github.com/paddock-sandbox/paddock/internal/gateway"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
+
+// endpointWait is how long the answer to a question for an endpoint waits for a
+// sandbox that is still being made. Most are made in milliseconds; the few that
+// can't be are told apart here, where clients look at the reason, and not by the
+// health checks that follow, of which they look at success alone.
+const endpointWait = time.Second
 
 // getEndpoint tells where a port can be reached: always through this server. It
 // answers for a sandbox that is still being made, because clients ask right
@@ -30,11 +37,16 @@ func (s *Server) getEndpoint(r *request) error {
 		return err
 	}
 	if q.Get("expires") != "" {
-		return invalid(sandbox.CodeNotSupported, "expires is not supported by this server yet. Leave it out; the endpoint is valid while the sandbox lives.")
+		return invalid(sandbox.CodeNotSupported, "Signed endpoints, which the query parameter expires asks for, are not supported by this server yet. Leave it out; the endpoint is valid while the sandbox lives.")
 	}
 	sb, err := s.get(r)
 	if err != nil {
 		return err
+	}
+	if sb.Status.State == sandbox.Pending {
+		if sb, err = s.await(r.Context(), sb, endpointWait); err != nil {
+			return err
+		}
 	}
 	if sb.Status.State.Ended() {
 		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
