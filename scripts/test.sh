@@ -53,6 +53,7 @@ step "vet" go vet ./...
 if [ "$(id -u)" = 0 ]; then
 	step "starter image" scripts/starter-image.sh
 	for v in "${sdks[@]}"; do step "SDK $v" sdk "$v"; done
+	step "clients" scripts/clients.sh
 	# With root and everything installed nothing may be skipped for a lack.
 	export PADDOCK_TEST_REQUIRE=1
 else

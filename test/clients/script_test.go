@@ -25,6 +25,8 @@ const (
 	// of the rest of its output.
 	reportLimit = 1 << 20
 	noiseLimit  = 64 << 10
+	// slowCheck is from how many seconds on a check's time is logged.
+	slowCheck = 2
 )
 
 // report is a line that a script prints.
@@ -33,6 +35,8 @@ type report struct {
 	OK     bool
 	Skip   string
 	Detail string
+	// Seconds is how long the check took.
+	Seconds float64
 }
 
 // environment returns the directory of an installed environment. The test is
@@ -111,6 +115,9 @@ func subtests(t *testing.T, out io.Reader, noise io.Writer) (checks, failed int)
 			}
 			if !r.OK {
 				t.Error(r.Detail)
+			}
+			if r.Seconds >= slowCheck {
+				t.Logf("took %.1f s", r.Seconds)
 			}
 		})
 		if !ok {

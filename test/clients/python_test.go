@@ -1,0 +1,16 @@
+package clients
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// python runs a script of the folder python in an environment.
+func python(t *testing.T, name, script string) {
+	s := server(t)
+	interpreter := filepath.Join(environment(t, name), "bin", "python")
+	runScript(t, s, environ(t, s), interpreter, filepath.Join("python", script))
+}
+
+func TestPythonSDK(t *testing.T)      { python(t, "python", "sandbox_async.py") }
+func TestPythonSDKPools(t *testing.T) { python(t, "python", "pools.py") }
