@@ -25,8 +25,8 @@ const (
 	// interruptGrace is how long code may take to stop after an interrupt
 	// before its driver is killed.
 	interruptGrace = 5 * time.Second
-	// shellAgain is when a shell that goes on is interrupted again.
-	shellAgain = 250 * time.Millisecond
+	// askAgain is when what goes on is interrupted again.
+	askAgain = 250 * time.Millisecond
 	// killWait bounds the wait for a process after SIGKILL.
 	killWait = 2 * time.Second
 )
@@ -378,22 +378,20 @@ func (c *codeContext) ask(x *run, deadline <-chan time.Time) bool {
 	case <-deadline:
 		return false
 	}
-	x.driver.interrupt(x.since)
-	var again <-chan time.Time
-	if c.lang.shell {
-		// A shell that is interrupted just before it starts a program waits for
-		// that program. Other languages are asked once: what they do about it,
-		// cleaning up for instance, is not to be interrupted as well.
-		ticker := time.NewTicker(shellAgain)
-		defer ticker.Stop()
-		again = ticker.C
-	}
+	x.driver.interrupt(x, false)
+	ticker := time.NewTicker(askAgain)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-x.over:
 			return true
-		case <-again:
-			x.driver.interrupt(x.since)
+		case <-ticker.C:
+			// A process that has just been forked may not notice the signal, and
+			// one that starts another just when it is interrupted may wait for
+			// that: shells do. The other drivers notice every interrupt, and
+			// what the code does about one, cleaning up for instance, is not to
+			// be interrupted by another.
+			x.driver.interrupt(x, !c.lang.shell)
 		case <-deadline:
 			return false
 		}

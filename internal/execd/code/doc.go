@@ -18,12 +18,14 @@
 // as they come; standard input is /dev/null. The driver is spoken to on
 // descriptors of its own:
 //
-//	3  orders, execd to driver: a line "run N COUNT LENGTH", then LENGTH bytes of code
+//	3  orders, execd to driver: a line "run N LENGTH", then LENGTH bytes of code
 //	4  reports, driver to execd: one JSON object per line
 //	5  the driver's program
 //	6  a second part of it that most runs don't need
 //	7  acknowledgements: a byte for each display that execd has sent on
-//	8  interrupts, for drivers whose language can't use a signal: a line per interrupt
+//	8  interrupts once more, as a line "stop N" each, for drivers that can't always
+//	   use the signal
+//	9  the same again, for another thread
 //
 // The driver answers a run with the report "busy", then any number of
 // "display", at most one "result", and at last "done" or "error". Every report

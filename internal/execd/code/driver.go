@@ -37,7 +37,7 @@ type driver struct {
 	err     *process.Pipe
 	orders  *os.File
 	acks    *os.File
-	halts   *os.File
+	halts   [2]*os.File
 	// text holds a run's code for a shell, shellRuns counts its runs.
 	text      *os.File
 	shellRuns int64
@@ -83,7 +83,7 @@ func startDriver(o Options, lang *language, dir string) (*driver, error) {
 	go reports.Pump((&reportReader{take: d.take, tooLong: d.tooLong}).feed)
 	go func() {
 		<-d.proc.Done()
-		for _, f := range []*os.File{d.orders, d.acks, d.halts, d.text} {
+		for _, f := range []*os.File{d.orders, d.acks, d.halts[0], d.halts[1], d.text} {
 			if f != nil {
 				f.Close()
 			}
@@ -170,11 +170,14 @@ func (d *driver) wire(w *wiring, spec *process.Spec) (reports *process.Pipe, err
 	if err != nil {
 		return nil, err
 	}
-	haltEnd, err := w.input(&d.halts)
-	if err != nil {
-		return nil, err
+	spec.Files = append(spec.Files, ackEnd)
+	for i := range d.halts {
+		end, err := w.input(&d.halts[i])
+		if err != nil {
+			return nil, err
+		}
+		spec.Files = append(spec.Files, end)
 	}
-	spec.Files = append(spec.Files, ackEnd, haltEnd)
 	return reports, nil
 }
 
@@ -302,14 +305,7 @@ func (d *driver) acknowledge() {
 	if d.acks == nil {
 		return
 	}
-	raw, err := d.acks.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Write(func(fd uintptr) bool {
-		_, _ = syscall.Write(int(fd), []byte{'.'})
-		return true
-	})
+	nudge(d.acks, ".")
 }
 
 // settle returns when everything printed so far was sent on.
@@ -326,18 +322,41 @@ func (d *driver) drain(stop <-chan struct{}) {
 	both.Wait()
 }
 
-// interrupt asks the run that began at since to stop.
-func (d *driver) interrupt(since process.Stamp) {
-	family := d.proc.Family(since)
-	// The driver first: a shell goes on after a child that was interrupted,
-	// unless it was interrupted as well.
-	d.proc.Signal(syscall.SIGINT)
-	process.Signal(family, syscall.SIGINT)
-	if d.halts != nil {
-		if d.halts.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
-			_, _ = d.halts.WriteString("stop\n")
+// interrupt asks a run to stop: the driver, unless it is to be spared, and the
+// processes that the run has started. It does nothing when the run is over, and
+// what it sends reaches the driver before any later order.
+func (d *driver) interrupt(x *run, spare bool) {
+	family := d.proc.Family(x.since)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cur != x {
+		return
+	}
+	if !spare {
+		// The driver first: a shell goes on after a child that was interrupted,
+		// unless it was interrupted as well.
+		d.proc.Signal(syscall.SIGINT)
+		for _, f := range d.halts {
+			if f == nil {
+				continue
+			}
+			nudge(f, fmt.Sprintf("stop %d\n", x.n))
 		}
 	}
+	process.Signal(family, syscall.SIGINT)
+}
+
+// nudge writes to a pipe without waiting for room: who lets it fill up does not
+// read it.
+func nudge(f *os.File, text string) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Write(func(fd uintptr) bool {
+		_, _ = syscall.Write(int(fd), []byte(text))
+		return true
+	})
 }
 
 // kill ends the driver and what is in its process group.

@@ -22,12 +22,18 @@ var pythonMagic string
 //go:embed driver/node.js
 var nodeCore string
 
+//go:embed driver/java.java
+var javaCore string
+
 // language is one that contexts can be of.
 type language struct {
 	name    string
 	aliases []string
 	// programs are looked for in this order; the first one found is the driver.
 	programs []string
+	// needs is another program without which the driver can't work, empty for
+	// none.
+	needs string
 	// args follow the program's name.
 	args []string
 	// core and extra are the two parts of the driver's program.
@@ -51,6 +57,14 @@ func nodeArgs(dialect string) []string {
 		`new Function("require","process","load","dialect",b.toString("utf8",0,n)+"\n//# sourceURL=paddock-driver")(require,process,n=>import(n),"` + dialect + `")}`}
 }
 
+// javaArgs make java compile and run the driver's program, which needs the
+// constructor of inherited descriptors, and little memory of its own.
+var javaArgs = []string{
+	"-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+	"--add-modules", "jdk.jshell", "--add-opens", "java.base/java.io=ALL-UNNAMED",
+	"--source", "11", "/proc/self/fd/5",
+}
+
 // languages are all languages, in the order in which they are listed.
 var languages = []*language{
 	{
@@ -71,6 +85,13 @@ var languages = []*language{
 		args:     nodeArgs("typescript"),
 		core:     nodeCore,
 		probe:    true,
+	},
+	{
+		name:     "java",
+		programs: []string{"java"},
+		needs:    "jshell",
+		args:     javaArgs,
+		core:     javaCore,
 	},
 	{
 		name: "bash", aliases: []string{"shell", "sh"},
@@ -130,8 +151,13 @@ func (l *language) environ(env []string) []string {
 
 // find looks for the driver's program.
 func (l *language) find(path, dir string) (string, error) {
+	lacks := false
+	if l.needs != "" {
+		_, err := process.Look(l.needs, path, dir)
+		lacks = err != nil
+	}
 	for _, name := range l.programs {
-		if found, err := process.Look(name, path, dir); err == nil {
+		if found, err := process.Look(name, path, dir); err == nil && !lacks {
 			return found, nil
 		}
 	}
@@ -147,5 +173,9 @@ func (l *language) missing() string {
 			bare = append(bare, p)
 		}
 	}
-	return strings.Join(bare, " or ")
+	text := strings.Join(bare, " or ")
+	if l.needs != "" {
+		text += " with " + l.needs
+	}
+	return text
 }

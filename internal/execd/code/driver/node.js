@@ -16,7 +16,7 @@ const url = require('url');
 const util = require('util');
 const vm = require('vm');
 
-const ORDERS = 3, REPORTS = 4, CORE = 5, EXTRA = 6, ACKS = 7, HALTS = 8;
+const ORDERS = 3, REPORTS = 4, CORE = 5, EXTRA = 6, ACKS = 7, HALTS = 8, WATCH = 9;
 // The longest line of a report that execd takes, less some room.
 const MAX_BUNDLE = (4 << 20) - (96 << 10);
 const MAX_TEXT = 1 << 20;
@@ -27,7 +27,7 @@ const TAKE = Symbol('paddock take');
 const DISPLAY = Symbol.for('Jupyter.display');
 
 let count = 0;
-// The run that is under way: {n, finish, ended}.
+// The run that is under way: {n, finish}.
 let current = null;
 let taken;
 
@@ -380,100 +380,81 @@ function fetch(remote) {
   return value;
 }
 
-const enter = new vm.Script('globalThis.__paddock_enter__()', { filename: 'paddock driver' });
-
-// evaluate runs code and returns a promise of its value.
+// evaluate runs code and returns a promise of what came of it.
 function evaluate(code) {
-  let answer;
-  define('__paddock_enter__', () => {
-    answer = post('Runtime.evaluate', {
-      expression: `${code}\n//# sourceURL=<cell-${count}>`, replMode: true, silent: true, objectGroup: 'paddock', includeCommandLineAPI: false,
-    });
+  return post('Runtime.evaluate', {
+    expression: `${code}\n//# sourceURL=<cell-${count}>`, replMode: true, silent: true, objectGroup: 'paddock', includeCommandLineAPI: false,
   });
-  try {
-    // Until it waits for something, a signal can stop it.
-    enter.runInThisContext({ breakOnSigint: true });
-  } catch (e) {
-    if (e && e.code === 'ERR_SCRIPT_EXECUTION_INTERRUPTED') throw new Interrupted('the code was interrupted');
-    throw e;
-  } finally {
-    delete globalThis.__paddock_enter__;
-  }
-  return answer;
 }
 
-let watcher = null;
-const handled = new Int32Array(new SharedArrayBuffer(4));
+// Shared with the watcher: the run that is under way, 0 between two runs.
+const shared = new Int32Array(new SharedArrayBuffer(4));
 
-// watch starts a thread that stops code which runs for ever after it had waited
-// for something: no signal handler can run then.
+// watch starts a thread that stops code which does not wait for anything: the
+// main thread reads no interrupts then. (A signal can't be relied on: Node.js
+// has no handler for it at the moment when it begins or ends to let a signal
+// break a script.)
 function watch() {
-  if (watcher) return;
-  try {
-    const { Worker } = require('worker_threads');
-    watcher = new Worker(`
-      const { workerData } = require('worker_threads');
-      const net = require('net');
-      const session = new (require('inspector').Session)();
-      session.connectToMainThread();
-      new net.Socket({ fd: workerData.fd, readable: true, writable: false }).on('data', () => {
-        Atomics.store(workerData.handled, 0, 0);
-        setTimeout(() => {
-          if (Atomics.load(workerData.handled, 0) === 0) session.post('Runtime.terminateExecution');
-        }, 500);
-      });`, { eval: true, workerData: { fd: HALTS, handled }, stdout: false, stderr: false });
-    watcher.on('error', () => {});
-    watcher.unref();
-  } catch (e) {
-    watcher = {};
-  }
+  const { Worker } = require('worker_threads');
+  const watcher = new Worker(`
+    const { workerData: { fd, shared } } = require('worker_threads');
+    const session = new (require('inspector').Session)();
+    session.connectToMainThread();
+    new (require('net').Socket)({ fd, readable: true, writable: false }).on('data', (text) => {
+      const run = Number(text.toString().trim().split(/\\s+/).pop()) | 0;
+      // The main thread is quicker if it can do anything at all.
+      setTimeout(() => {
+        if (Atomics.load(shared, 0) === run) session.post('Runtime.terminateExecution');
+      }, 100);
+    });`, { eval: true, workerData: { fd: WATCH, shared } });
+  watcher.on('error', (e) => stderr.write(`[code that does not wait can't be interrupted: ${e}]\n`));
+  watcher.unref();
 }
 
-function interrupted() {
-  Atomics.store(handled, 0, 1);
-  if (current) current.finish(new Interrupted('the code was interrupted'), true);
+// interrupts reads which runs are to stop. Those that are over by now are none
+// of its business.
+function interrupts(chunk) {
+  for (const line of chunk.toString().split('\n')) {
+    const [word, n] = line.split(' ');
+    if (word === 'stop' && current && Number(n) === current.n) current.finish({ thrown: new Interrupted('the code was interrupted') });
+  }
 }
 
 async function run(n, source) {
   count++;
-  const me = { n, ended: false };
+  const me = { n };
   current = me;
-  const stopped = new Promise((resolve) => { me.finish = (thrown, own) => resolve({ thrown, own }); });
-  send('busy');
-  let outcome;
+  Atomics.store(shared, 0, n | 0);
+  const finished = new Promise((resolve) => { me.finish = resolve; });
+  let report;
   try {
+    send('busy');
     const code = prepare(source);
-    const answer = evaluate(code);
-    const late = setImmediate(watch);
-    outcome = await Promise.race([stopped, answer.then((a) => ({ answer: a, code }), (e) => ({ thrown: e }))]);
-    clearImmediate(late);
-  } catch (e) {
-    outcome = { thrown: e };
-  }
-  Atomics.store(handled, 0, 1);
-  conclude(outcome);
-}
-
-function conclude(outcome) {
-  let report = { kind: 'done', fields: { count } };
-  try {
-    const { answer } = outcome;
-    if ('thrown' in outcome) {
-      report = failed(outcome.thrown);
-    } else if (answer.exceptionDetails) {
-      const { exception } = answer.exceptionDetails;
-      report = failed(exception ? fetch(exception) : new Error(answer.exceptionDetails.text), answer.exceptionDetails, outcome.code);
-    } else if (answer.result.type !== 'undefined') {
-      const value = fetch(answer.result);
-      define('_', value);
-      send('result', { data: bundle(value), count });
-    }
+    // Not from here: what stops the code stops all that it was called by.
+    setImmediate(() => evaluate(code).then((answer) => me.finish({ answer, code }), (thrown) => me.finish({ thrown })));
+    report = conclude(await finished);
   } catch (e) {
     report = failed(e);
   }
-  session.post('Runtime.releaseObjectGroup', { objectGroup: 'paddock' });
+  Atomics.store(shared, 0, 0);
   send(report.kind, report.fields);
   current = null;
+  session.post('Runtime.releaseObjectGroup', { objectGroup: 'paddock' }, () => {});
+}
+
+// conclude shows the value of a run, and returns its last report.
+function conclude({ answer, code, thrown }) {
+  if (!answer) return failed(thrown);
+  const { exceptionDetails: details, result } = answer;
+  if (details) {
+    return failed(details.exception ? fetch(details.exception) : new Error(details.text), details, code);
+  }
+  if (result.type !== 'undefined') {
+    const value = fetch(result);
+    define('_', value);
+    send('result', { data: bundle(value), count });
+  }
+  return { kind: 'done', fields: { count } };
 }
 
 function failed(thrown, details, source) {
@@ -489,21 +470,15 @@ let size = 0;
 function receive(chunk) {
   pending.push(chunk);
   size += chunk.length;
-  const newline = pending[0].indexOf(10);
-  if (newline < 0) {
-    if (pending.length > 1) pending = [Buffer.concat(pending)];
+  if (pending[0].indexOf(10) < 0) {
+    pending = [Buffer.concat(pending)];
     if (pending[0].indexOf(10) < 0) return;
-    return receiveWhole();
   }
-  return receiveWhole();
-}
-
-function receiveWhole() {
   const head = pending[0].subarray(0, pending[0].indexOf(10)).toString();
   const [, n, length] = head.split(' ');
-  if (size < head.length + 1 + Number(length)) return;
-  const all = Buffer.concat(pending);
   const stop = head.length + 1 + Number(length);
+  if (size < stop) return;
+  const all = Buffer.concat(pending);
   pending = all.length > stop ? [all.subarray(stop)] : [];
   size = all.length - stop;
   run(Number(n), all.toString('utf8', head.length + 1, stop));
@@ -528,10 +503,12 @@ function start() {
   define('display', display);
   process.exit = (code = process.exitCode ?? 0) => {
     const exit = new Exit(Number(code));
-    if (current) current.finish(exit);
+    if (current) current.finish({ thrown: exit });
     throw exit;
   };
-  process.on('SIGINT', interrupted);
+  // Interrupts come on a descriptor; the signal that goes with them must not end
+  // the process.
+  process.on('SIGINT', () => {});
   for (const kind of ['uncaughtException', 'unhandledRejection']) {
     process.on(kind, (thrown) => {
       if (thrown instanceof Exit) return;
@@ -542,7 +519,9 @@ function start() {
   const orders = new net.Socket({ fd: ORDERS, readable: true, writable: false });
   orders.on('data', receive);
   orders.on('end', () => process.reallyExit(0));
+  new net.Socket({ fd: HALTS, readable: true, writable: false }).on('data', interrupts);
   send('ready');
+  watch();
 }
 
 start();

@@ -18,7 +18,7 @@ try:
 except ImportError:
     from json.encoder import encode_basestring_ascii as quote
 
-ORDERS, REPORTS, CORE, EXTRA, ACKS, HALTS = 3, 4, 5, 6, 7, 8
+ORDERS, REPORTS, CORE, EXTRA, ACKS, HALTS, WATCH = 3, 4, 5, 6, 7, 8, 9
 
 TOP_LEVEL_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, since Python 3.8
 CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
@@ -406,10 +406,10 @@ def next_order():
 
 
 def prepare():
-    for fd in (ORDERS, REPORTS, CORE, EXTRA, ACKS, HALTS):
+    for fd in (ORDERS, REPORTS, CORE, EXTRA, ACKS):
         os.set_inheritable(fd, False)
-    os.close(CORE)
-    os.close(HALTS)
+    for fd in (CORE, HALTS, WATCH):
+        os.close(fd)
     _signal.signal(SIGINT, on_interrupt)
     me.main.pop("os", None)
     me.main.setdefault("__name__", "__main__")
