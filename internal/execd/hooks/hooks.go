@@ -145,7 +145,7 @@ func (r *Runner) follow(ctx context.Context, p *periodic) {
 		if !sleepUntil(ctx, due) {
 			return
 		}
-		if time.Since(due) > missedAfter {
+		if missed(due, time.Now()) {
 			continue
 		}
 		o := r.run(ctx, p.Command, timeout(&p.Hook))
@@ -155,6 +155,10 @@ func (r *Runner) follow(ctx context.Context, p *periodic) {
 		r.record(p, o)
 	}
 }
+
+// missed reports whether it is too late for a run: the sandbox was paused when
+// it was due.
+func missed(due, now time.Time) bool { return now.Sub(due) > missedAfter }
 
 // sleepUntil waits for a time of the wall clock, which may be set meanwhile. A
 // zero time never comes. It answers false when ctx ended first.
