@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -21,6 +23,11 @@ const (
 	maxImage  = 1 << 20
 	// maxResults bounds the text of all results together, in bytes.
 	maxResults = 64 << 10
+	// interruptGrace is how long code may take to stop after an interrupt; the
+	// sandbox kills it before (behaviour.md 11).
+	interruptGrace = 20 * time.Second
+	// kernelDied is the name of the error of a run whose interpreter ended.
+	kernelDied = "KernelDied"
 )
 
 type codeIn struct {
@@ -68,15 +75,8 @@ func (s *Server) runCode(ctx context.Context, req *mcp.CallToolRequest, in codeI
 				return err
 			}
 		}
-		limited, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
-		defer cancel()
-		outcome, err = s.o.Client.RunCode(limited, id, client.Code{Source: in.Code, Language: in.Language},
-			client.CodeOutput{Stdout: stdout, Stderr: stderr, OnResult: shown.add})
-		if err != nil && limited.Err() != nil && ctx.Err() == nil {
-			// The sandbox interrupts code whose client goes away.
-			timedOut = true
-			return nil
-		}
+		out := client.CodeOutput{Stdout: stdout, Stderr: stderr, OnResult: shown.add}
+		outcome, timedOut, err = s.limitedCode(ctx, id, client.Code{Source: in.Code, Language: in.Language}, out, time.Duration(seconds)*time.Second)
 		return err
 	})
 	if err != nil {
@@ -89,12 +89,14 @@ func (s *Server) runCode(ctx context.Context, req *mcp.CallToolRequest, in codeI
 	if shown.text.Len() > 0 {
 		fmt.Fprintf(&b, "--- result ---\n%s\n", strings.TrimSuffix(shown.text.String(), "\n"))
 	}
-	failed := timedOut
 	switch {
 	case timedOut:
-		fmt.Fprintf(&b, "--- interrupted ---\nIt ran into the time-out of %d seconds; variables are kept. Use a larger timeout_seconds (up to %d), or run_command with background=true\n", seconds, maxTimeout)
+		kept := "variables are kept"
+		if outcome.Err != nil && outcome.Err.Name == kernelDied {
+			kept = "it did not stop and was killed, and variables are lost"
+		}
+		fmt.Fprintf(&b, "--- interrupted ---\nIt ran into the time-out of %d seconds; %s. Use a larger timeout_seconds (up to %d), or run_command with background=true\n", seconds, kept, maxTimeout)
 	case outcome.Err != nil:
-		failed = true
 		fmt.Fprintf(&b, "--- error ---\n%s\n", traceback(outcome.Err))
 	}
 	if shown.dropped > 0 {
@@ -103,12 +105,38 @@ func (s *Server) runCode(ctx context.Context, req *mcp.CallToolRequest, in codeI
 	if b.Len() == 0 && len(shown.images) == 0 {
 		b.WriteString("(no output)\n")
 	}
-	res := &mcp.CallToolResult{IsError: failed}
+	res := &mcp.CallToolResult{IsError: timedOut || outcome.Err != nil}
 	if b.Len() > 0 {
 		res.Content = append(res.Content, &mcp.TextContent{Text: b.String()})
 	}
 	res.Content = append(res.Content, shown.images...)
 	return res, nil
+}
+
+// limitedCode runs code and interrupts it when its time is over. Then it waits for
+// the end of the run, so that the context is free for the next one.
+func (s *Server) limitedCode(ctx context.Context, id string, code client.Code, out client.CodeOutput, limit time.Duration) (_ *client.CodeOutcome, timedOut bool, _ error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit+interruptGrace, errors.New("the code could not be interrupted"))
+	defer cancel()
+	var over atomic.Bool
+	var interrupts sync.WaitGroup
+	defer interrupts.Wait()
+	var timer *time.Timer
+	out.OnStart = func(contextID string) {
+		interrupts.Add(1)
+		timer = time.AfterFunc(limit, func() {
+			defer interrupts.Done()
+			over.Store(true)
+			if err := s.o.Client.InterruptCode(ctx, id, contextID); err != nil {
+				s.o.Log.Debug("code could not be interrupted", "sandbox", id, "error", err)
+			}
+		})
+	}
+	outcome, err := s.o.Client.RunCode(ctx, id, code, out)
+	if timer != nil && timer.Stop() {
+		interrupts.Done()
+	}
+	return outcome, over.Load() && outcome != nil && outcome.Err != nil, err
 }
 
 // pictures are the MIME types that models can see.
@@ -191,6 +219,9 @@ func codeError(language string, err error) error {
 		return fmt.Errorf("this sandbox has no code interpreter (%w): use run_command, for example with python3 -c or a file that file_write has written", err)
 	}
 	var e *client.Error
+	if errors.As(err, &e) && strings.HasPrefix(e.Message, "session is busy") {
+		return errors.New("the code of an earlier call is still running in this sandbox: wait for it, or begin afresh with restart=true")
+	}
 	if errors.As(err, &e) && strings.Contains(e.Message, "can't run") {
 		return fmt.Errorf("%w. Use another image with sandbox_create, or install %s with run_command", err, client.Printable(language))
 	}
