@@ -44,6 +44,7 @@ func (s *Server) handleClaim(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.box.Store(b)
+	s.listenInterpreter(b.guest)
 	web.JSON(w, http.StatusOK, hostapi.ClaimResult{PID: b.entry.proc.PID, PreStartMillis: millis})
 	return nil
 }

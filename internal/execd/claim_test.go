@@ -86,6 +86,27 @@ func TestClaim(t *testing.T) {
 	}
 }
 
+// Clients of the code interpreter wait for a port, from inside the sandbox.
+func TestInterpreterPort(t *testing.T) {
+	const probe = `bash -c 'exec 3<>/dev/tcp/127.0.0.1/${JUPYTER_PORT:-44771}'`
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		open bool
+	}{
+		"any image":                  {nil, true},
+		"one with Jupyter":           {map[string]string{"JUPYTER_HOST": "http://127.0.0.1:44771"}, false},
+		"one with a port of Jupyter": {map[string]string{"JUPYTER_PORT": "44771"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t)
+			b.claim(hostapi.Claim{Entrypoint: []string{"sleep", "infinity"}, Env: tc.env})
+			if code := b.run(m{"command": probe}).code; (code == "0") != tc.open {
+				t.Errorf("the probe ended with %s", code)
+			}
+		})
+	}
+}
+
 func TestEntrypoint(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

@@ -72,6 +72,8 @@ type Server struct {
 	forward http.Handler
 	// inside and outside are what TCP and the engine's socket show.
 	inside, outside *http.ServeMux
+	// interpreter hands Serve the listener that a claim opens.
+	interpreter chan net.Listener
 }
 
 // box is a claimed sandbox.
@@ -91,7 +93,8 @@ func New(cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, proxy: proxy.New(), inside: http.NewServeMux(), outside: http.NewServeMux()}
+	s := &Server{cfg: cfg, proxy: proxy.New(), inside: http.NewServeMux(), outside: http.NewServeMux(),
+		interpreter: make(chan net.Listener, 1)}
 	s.commands = command.NewManager(s.guest, cfg.Procs)
 	s.sessions = session.New(session.Options{Guest: s.guest, Table: cfg.Procs})
 	s.code = code.New(code.Options{Guest: s.guest, Table: cfg.Procs, Commands: s.commands})
@@ -123,11 +126,11 @@ func (s *Server) ClaimStandalone(g *guest.Guest, token string) {
 	s.box.Store(&box{guest: g, token: []byte(token)})
 }
 
-// Serve serves both listeners until ctx ends. It fails when a listener that was
-// given does.
+// Serve serves both listeners, and the one that a claim may open, until ctx
+// ends. It fails when a listener does.
 func (s *Server) Serve(ctx context.Context) error {
 	var servers []*http.Server
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	run := func(l net.Listener, host bool) {
 		srv := &http.Server{
 			Handler:        &surface{server: s, host: host},
@@ -151,11 +154,18 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.cfg.TCP != nil {
 		run(s.cfg.TCP, false)
 	}
-	var err error
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
+	err := func() error {
+		for {
+			select {
+			case l := <-s.interpreter:
+				run(l, false)
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}()
 	for _, srv := range servers {
 		srv.Close()
 	}
