@@ -223,6 +223,8 @@ var interruptCases = []struct{ lang, program, code, setup, probe, want string }{
 	{"javascript", "node", "console.log('ready'); await new Promise(r => setTimeout(r, 1e8))", "let v = 2", "console.log(v)", "2\n"},
 	{"javascript", "node", "await new Promise(r => setTimeout(r, 400)); console.log('ready'); while (true) {}", "let v = 3", "console.log(v)", "3\n"},
 	{"javascript", "node", "require('child_process').execSync('echo ready >&2; sleep 1000', {stdio: ['ignore', 2, 1]})", "let v = 4", "console.log(v)", "4\n"},
+	{"ruby", "ruby", "puts 'ready'; loop {}", "v = 1", "puts v", "1\n"},
+	{"ruby", "ruby", "puts 'ready'; sleep", "v = 2", "puts v", "2\n"},
 	{"bash", "bash", "echo ready; while :; do :; done", "v=6", "echo $v", "6\n"},
 	{"bash", "bash", "echo ready; sleep 1000; echo on", "v=7", "echo $v", "7\n"},
 	{"bash", "bash", "f() { echo ready; sleep 1000 | cat; f; }; f", "v=8", "echo $v", "8\n"},

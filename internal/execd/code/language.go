@@ -25,6 +25,9 @@ var nodeCore string
 //go:embed driver/java.java
 var javaCore string
 
+//go:embed driver/ruby.rb
+var rubyCore string
+
 // language is one that contexts can be of.
 type language struct {
 	name    string
@@ -92,6 +95,12 @@ var languages = []*language{
 		needs:    "jshell",
 		args:     javaArgs,
 		core:     javaCore,
+	},
+	{
+		name: "ruby", aliases: []string{"rb"},
+		programs: []string{"ruby"},
+		args:     []string{"-e", `eval(IO.for_fd(5,autoclose:false).pread(1<<20,0).force_encoding("UTF-8"),nil,"<paddock driver>")`},
+		core:     rubyCore,
 	},
 	{
 		name: "bash", aliases: []string{"shell", "sh"},
