@@ -12,5 +12,6 @@ func python(t *testing.T, name, script string) {
 	runScript(t, s, environ(t, s), interpreter, filepath.Join("python", script))
 }
 
-func TestPythonSDK(t *testing.T)      { python(t, "python", "sandbox_async.py") }
-func TestPythonSDKPools(t *testing.T) { python(t, "python", "pools.py") }
+func TestPythonSDK(t *testing.T)       { python(t, "python", "sandbox_async.py") }
+func TestPythonSDKPools(t *testing.T)  { python(t, "python", "pools.py") }
+func TestCodeInterpreter(t *testing.T) { python(t, "python", "interpreter.py") }
