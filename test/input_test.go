@@ -49,7 +49,6 @@ func TestBadInput(t *testing.T) {
 		{"platform", with("platform", map[string]string{"os": "linux", "arch": "vax"}), "platform"},
 		{"volumes", with("volumes", []any{map[string]any{"name": "x"}}), "volumes[0]"},
 		{"network policy, not built yet", with("networkPolicy", map[string]any{"defaultAction": "deny"}), "networkPolicy"},
-		{"secure access, not built yet", with("secureAccess", true), "secureAccess"},
 		{"snapshot, not built yet", map[string]any{"snapshotId": "x", "resourceLimits": map[string]any{}}, "snapshotId"},
 		{"template, not built yet", map[string]any{"templateId": "x", "timeout": 60}, "templateId"},
 		{"pool, not built yet", with("extensions", map[string]string{"poolRef": "x"}), "poolRef"},
