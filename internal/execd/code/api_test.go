@@ -225,6 +225,8 @@ var interruptCases = []struct{ lang, program, code, setup, probe, want string }{
 	{"javascript", "node", "require('child_process').execSync('echo ready >&2; sleep 1000', {stdio: ['ignore', 2, 1]})", "let v = 4", "console.log(v)", "4\n"},
 	{"ruby", "ruby", "puts 'ready'; loop {}", "v = 1", "puts v", "1\n"},
 	{"ruby", "ruby", "puts 'ready'; sleep", "v = 2", "puts v", "2\n"},
+	{"r", "R", "cat('ready\\n'); repeat {}", "v <- 1", "cat(v)", "1"},
+	{"r", "R", "cat('ready\\n'); Sys.sleep(1000)", "v <- 2", "cat(v)", "2"},
 	{"bash", "bash", "echo ready; while :; do :; done", "v=6", "echo $v", "6\n"},
 	{"bash", "bash", "echo ready; sleep 1000; echo on", "v=7", "echo $v", "7\n"},
 	{"bash", "bash", "f() { echo ready; sleep 1000 | cat; f; }; f", "v=8", "echo $v", "8\n"},

@@ -178,6 +178,14 @@ func (d *driver) wire(w *wiring, spec *process.Spec) (reports *process.Pipe, err
 		}
 		spec.Files = append(spec.Files, end)
 	}
+	if d.lang.reopens && spec.Credential != nil {
+		// Only the owner of a pipe may open it again.
+		for _, f := range []*os.File{orderEnd, reportEnd, ackEnd} {
+			if err := f.Chown(int(spec.Credential.Uid), int(spec.Credential.Gid)); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return reports, nil
 }
 

@@ -28,6 +28,9 @@ var javaCore string
 //go:embed driver/ruby.rb
 var rubyCore string
 
+//go:embed driver/r.R
+var rCore string
+
 // language is one that contexts can be of.
 type language struct {
 	name    string
@@ -41,6 +44,8 @@ type language struct {
 	args []string
 	// core and extra are the two parts of the driver's program.
 	core, extra string
+	// reopens marks a driver that opens its descriptors by their names.
+	reopens bool
 	// shell marks bash, whose driver is spoken to in another way.
 	shell bool
 	// probe marks a language for which the program alone may not be enough.
@@ -95,6 +100,13 @@ var languages = []*language{
 		needs:    "jshell",
 		args:     javaArgs,
 		core:     javaCore,
+	},
+	{
+		name:     "r",
+		programs: []string{"R"},
+		args:     []string{"--no-save", "--no-restore", "--slave", "--file=/dev/fd/5"},
+		core:     rCore,
+		reopens:  true,
 	},
 	{
 		name: "ruby", aliases: []string{"rb"},
