@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -165,7 +164,7 @@ func (t *Terminal) read(ctx context.Context, conn *websocket.Conn, out io.Writer
 		}
 		raw, err := io.ReadAll(message)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrConnectionLost, err)
+			return nil, ptyClosed(err)
 		}
 		var f ptyFrame
 		if json.Unmarshal(raw, &f) != nil {
@@ -189,13 +188,13 @@ func (t *Terminal) output(message io.Reader, out io.Writer) error {
 		if errors.Is(err, io.EOF) {
 			return nil // an empty message says nothing
 		}
-		return fmt.Errorf("%w: %w", ErrConnectionLost, err)
+		return ptyClosed(err)
 	}
 	switch head[0] {
 	case ptyStdout, ptyStderr:
 	case ptyReplay:
 		if _, err := io.ReadFull(message, head[1:]); err != nil {
-			return fmt.Errorf("%w: %w", ErrConnectionLost, err)
+			return ptyClosed(err)
 		}
 		at := int64(binary.BigEndian.Uint64(head[1:]))
 		if at < 0 {
@@ -216,7 +215,7 @@ func (t *Terminal) output(message io.Reader, out io.Writer) error {
 	case w.err != nil:
 		return fmt.Errorf("writing the output: %w", w.err)
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrConnectionLost, err)
+		return ptyClosed(err)
 	}
 	return nil
 }
@@ -262,13 +261,10 @@ func (f *ptyFrame) failure() error {
 
 // ptyClosed sorts out why a connection has ended.
 func ptyClosed(err error) error {
-	switch websocket.CloseStatus(err) {
-	case closeTakenOver:
+	switch {
+	case websocket.CloseStatus(err) == closeTakenOver:
 		return ErrTakenOver
-	case websocket.StatusMessageTooBig:
-		return fmt.Errorf("the sandbox sent a terminal message of more than %d MiB", maxPTYMessage>>20)
-	}
-	if strings.Contains(err.Error(), "read limited at") { // the library's own limit
+	case errors.Is(err, websocket.ErrMessageTooBig):
 		return fmt.Errorf("the sandbox sent a terminal message of more than %d MiB", maxPTYMessage>>20)
 	}
 	return fmt.Errorf("%w: %w", ErrConnectionLost, err)

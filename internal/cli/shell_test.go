@@ -135,7 +135,7 @@ func TestTerminals(t *testing.T) {
 	}{
 		{"shell", testShell}, {"exec", testExecTerminal}, {"lost connection", testLostConnection},
 		{"given up", testGivenUp}, {"hang-up", testHangUp}, {"server restart", testShellAcrossRestart},
-		{"deleted", testDeletedUnderShell},
+		{"paused", testPausedUnderShell}, {"deleted", testDeletedUnderShell},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(t, &machine{m.Server, t}, id) })
 	}
@@ -366,6 +366,20 @@ func testShellAcrossRestart(t *testing.T, m *machine, id string) {
 	s.expect("10here")
 	if code := s.exit(); code != 4 {
 		t.Errorf("exit code %d, want 4", code)
+	}
+}
+
+// What is typed while the sandbox is paused is there when it goes on.
+func testPausedUnderShell(t *testing.T, m *machine, id string) {
+	s := m.terminal("shell", id)
+	s.send("echo $((6+6))begin\r")
+	s.expect("12begin")
+	m.ok("pause", id)
+	s.send("echo $((6+7))after; exit 2\r")
+	m.ok("resume", id)
+	s.expect("13after")
+	if code := s.exit(); code != 2 {
+		t.Errorf("exit code %d, want 2", code)
 	}
 }
 
