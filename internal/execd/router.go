@@ -122,6 +122,7 @@ func (s *Server) routes(mux *http.ServeMux) {
 	s.ptys.Routes(mux)
 	isolated.Routes(mux)
 	files.New(s.guest).Routes(mux)
+	s.trees.Routes(mux)
 	metrics.New(func() metrics.Limits { return s.box.Load().limits }, "").Routes(mux)
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/proxy"
 	"github.com/paddock-sandbox/paddock/internal/execd/pty"
 	"github.com/paddock-sandbox/paddock/internal/execd/session"
+	"github.com/paddock-sandbox/paddock/internal/execd/tree"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
@@ -67,6 +68,7 @@ type Server struct {
 	sessions *session.API
 	code     *code.API
 	ptys     *pty.API
+	trees    *tree.API
 	proxy    *proxy.API
 	// forward serves /proxy/.
 	forward http.Handler
@@ -98,6 +100,7 @@ func New(cfg Config) *Server {
 	s.commands = command.NewManager(s.guest, cfg.Procs)
 	s.sessions = session.New(session.Options{Guest: s.guest, Table: cfg.Procs})
 	s.code = code.New(code.Options{Guest: s.guest, Table: cfg.Procs, Commands: s.commands})
+	s.trees = tree.New(s.guest)
 	s.ptys = pty.New(pty.Options{Guest: s.guest, Table: cfg.Procs})
 	forward := http.NewServeMux()
 	s.proxy.Routes(forward)
