@@ -71,6 +71,23 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo is what the transport calls for a body of unknown length.
+func (b *requestBody) WriteTo(w io.Writer) (total int64, err error) {
+	write := func(p []byte) error {
+		n, err := w.Write(p)
+		total += int64(n)
+		return err
+	}
+	small := smallBuffers.Get().(*[smallBuffer]byte)
+	full, err := pumpWith(small[:], true, b, write)
+	smallBuffers.Put(small)
+	if err != nil || !full {
+		return total, err
+	}
+	n, err := copyAhead(w, b)
+	return total + n, err
+}
+
 // Close is called by the transport when it is done with the body. The body
 // itself belongs to net/http's server.
 func (b *requestBody) Close() error { return nil }

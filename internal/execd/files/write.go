@@ -157,23 +157,65 @@ func throughLinks(path string) (string, error) {
 }
 
 func fill(f *os.File, r io.Reader) error {
-	if err := transfer(f, r); err != nil {
+	g := &grower{f: f}
+	if err := transfer(g, r); err != nil {
+		return err
+	}
+	if err := g.fit(); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
 // transfer copies in large pieces. A part of an upload hands over its own.
-func transfer(f *os.File, r io.Reader) error {
+func transfer(w io.Writer, r io.Reader) error {
 	if from, ok := r.(io.WriterTo); ok {
-		_, err := from.WriteTo(f)
+		_, err := from.WriteTo(w)
 		return err
 	}
 	buf := buffers.Get().(*[writeBuffer]byte)
 	defer buffers.Put(buf)
-	// Without the file's ReadFrom, which would use a buffer of its own.
-	_, err := io.CopyBuffer(struct{ io.Writer }{f}, r, buf[:])
+	// Without a file's ReadFrom, which would use a buffer of its own.
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, r, buf[:])
 	return err
+}
+
+const (
+	// growFrom is from what size on space is allocated ahead, and growStep how
+	// much of it, in bytes.
+	growFrom = 1 << 20
+	growStep = 16 << 20
+)
+
+// grower writes to a new file and has space allocated ahead of it. On ext4 a file
+// with space that is not allocated yet is written to the disk when it replaces
+// another (mount option auto_da_alloc, ext4(5)), which makes every second upload
+// as slow as the disk.
+type grower struct {
+	f                  *os.File
+	written, allocated int64
+}
+
+func (g *grower) Write(p []byte) (int, error) {
+	n, err := g.f.Write(p)
+	g.written += int64(n)
+	if g.written >= growFrom && g.written+int64(len(p)) > g.allocated && g.allocated >= 0 {
+		from := max(g.allocated, g.written)
+		if unix.Fallocate(int(g.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, from, growStep) == nil {
+			g.allocated = from + growStep
+		} else {
+			g.allocated = -1 // not here, or not so much
+		}
+	}
+	return n, err
+}
+
+// fit gives back what was allocated beyond the end.
+func (g *grower) fit() error {
+	if g.allocated <= g.written {
+		return nil
+	}
+	return g.f.Truncate(g.written)
 }
 
 func writeInPlace(path string, r io.Reader) error {
