@@ -227,6 +227,8 @@ var interruptCases = []struct{ lang, program, code, setup, probe, want string }{
 	{"ruby", "ruby", "puts 'ready'; sleep", "v = 2", "puts v", "2\n"},
 	{"r", "R", "cat('ready\\n'); repeat {}", "v <- 1", "cat(v)", "1"},
 	{"r", "R", "cat('ready\\n'); Sys.sleep(1000)", "v <- 2", "cat(v)", "2"},
+	{"go", "go", "fmt.Println(\"ready\"); for {}", "var v = 1", "fmt.Println(v)", "1\n"},
+	{"java", "jshell", "System.out.println(\"ready\"); while (true) {}", "int v = 2;", "System.out.println(v)", "2\n"},
 	{"bash", "bash", "echo ready; while :; do :; done", "v=6", "echo $v", "6\n"},
 	{"bash", "bash", "echo ready; sleep 1000; echo on", "v=7", "echo $v", "7\n"},
 	{"bash", "bash", "f() { echo ready; sleep 1000 | cat; f; }; f", "v=8", "echo $v", "8\n"},
@@ -236,6 +238,9 @@ func TestInterrupt(t *testing.T) {
 	for _, c := range interruptCases {
 		t.Run(c.lang, func(t *testing.T) {
 			need(t, c.program)
+			if testing.Short() && (c.lang == "go" || c.lang == "java") {
+				t.Skip("takes its time")
+			}
 			s := newSandbox(t)
 			id := s.make(c.lang)
 			s.in(id, c.setup)

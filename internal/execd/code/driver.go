@@ -71,11 +71,18 @@ func startDriver(o Options, lang *language, dir string) (*driver, error) {
 		Credential: command.Credential(g.Identity),
 	}
 	var reports *process.Pipe
+	var remove func()
 	if reports, err = d.wire(w, &spec); err == nil {
+		remove, err = d.writeFile(&spec)
+	}
+	if err == nil {
 		d.proc, err = o.Table.Start(spec)
 	}
 	if err != nil {
 		w.closeOurs()
+		if remove != nil {
+			remove()
+		}
 		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "starting %s for %s: %v", program, lang.name, process.ExplainExec(program, err))
 	}
 	go d.out.Pump(func(b []byte) { d.output(event.Stdout, b) })
@@ -83,6 +90,9 @@ func startDriver(o Options, lang *language, dir string) (*driver, error) {
 	go reports.Pump((&reportReader{take: d.take, tooLong: d.tooLong}).feed)
 	go func() {
 		<-d.proc.Done()
+		if remove != nil {
+			remove()
+		}
 		for _, f := range []*os.File{d.orders, d.acks, d.halts[0], d.halts[1], d.text} {
 			if f != nil {
 				f.Close()
@@ -187,6 +197,42 @@ func (d *driver) wire(w *wiring, spec *process.Spec) (reports *process.Pipe, err
 		}
 	}
 	return reports, nil
+}
+
+// writeFile puts the driver's program into a file for those that need one, and
+// makes a directory "work" next to it. Only the latter belongs to the driver.
+// remove, which is nil when there is no file, removes all of it.
+func (d *driver) writeFile(spec *process.Spec) (remove func(), err error) {
+	if d.lang.file == "" {
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp("", "paddock-driver-")
+	if err != nil {
+		return nil, err
+	}
+	removeAll := func() { os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			removeAll()
+		}
+	}()
+	path, work := filepath.Join(dir, d.lang.file), filepath.Join(dir, "work")
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(path, []byte(d.lang.core), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return nil, err
+	}
+	if c := spec.Credential; c != nil {
+		if err := os.Chown(work, int(c.Uid), int(c.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	spec.Argv = append(spec.Argv, path)
+	return removeAll, nil
 }
 
 // sealed holds text in memory, where nobody can change it any more.

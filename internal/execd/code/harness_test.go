@@ -66,7 +66,9 @@ func newSandbox(t *testing.T) *sandbox {
 func newSandboxPath(t *testing.T, path string) *sandbox {
 	t.Helper()
 	dir := t.TempDir()
-	env := map[string]string{"PATH": path, "HOME": dir, guest.EnvFileVar: filepath.Join(dir, ".env"), "LANG": "C.UTF-8"}
+	// The compiler's cache would be empty, and filled, in every test.
+	cache, _ := os.UserCacheDir()
+	env := map[string]string{"PATH": path, "HOME": dir, "GOCACHE": filepath.Join(cache, "go-build"), guest.EnvFileVar: filepath.Join(dir, ".env"), "LANG": "C.UTF-8"}
 	id := account.Identity{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: dir}
 	g := guest.New(env, id, dir)
 	api := New(Options{

@@ -31,6 +31,9 @@ var rubyCore string
 //go:embed driver/r.R
 var rCore string
 
+//go:embed driver/godriver/main.go
+var goCore string
+
 // language is one that contexts can be of.
 type language struct {
 	name    string
@@ -44,6 +47,9 @@ type language struct {
 	args []string
 	// core and extra are the two parts of the driver's program.
 	core, extra string
+	// file names a file that the program is in, which is the last argument;
+	// empty for drivers that read it from their descriptor.
+	file string
 	// reopens marks a driver that opens its descriptors by their names.
 	reopens bool
 	// shell marks bash, whose driver is spoken to in another way.
@@ -73,6 +79,11 @@ var javaArgs = []string{
 	"--source", "11", "/proc/self/fd/5",
 }
 
+// goStart compiles the driver's program, whose file is $0, next to which is a
+// directory for its work. Modules of the working directory are none of its
+// business.
+const goStart = `d="${0%/*}/work" && ( cd "$d" && GO111MODULE=off GOFLAGS= go build -o driver "$0" ) && exec "$d/driver" "$d"`
+
 // languages are all languages, in the order in which they are listed.
 var languages = []*language{
 	{
@@ -100,6 +111,14 @@ var languages = []*language{
 		needs:    "jshell",
 		args:     javaArgs,
 		core:     javaCore,
+	},
+	{
+		name: "go", aliases: []string{"golang"},
+		programs: []string{"sh", "/bin/sh"},
+		needs:    "go",
+		args:     []string{"-c", goStart},
+		core:     goCore,
+		file:     "driver.go",
 	},
 	{
 		name:     "r",
@@ -194,9 +213,8 @@ func (l *language) missing() string {
 			bare = append(bare, p)
 		}
 	}
-	text := strings.Join(bare, " or ")
 	if l.needs != "" {
-		text += " with " + l.needs
+		return l.needs
 	}
-	return text
+	return strings.Join(bare, " or ")
 }
