@@ -49,23 +49,19 @@ send the API key ("Authorization: Bearer KEY").`,
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:8090", "address and port, for http")
 	fs.BoolVar(&f.noAuth, "insecure-no-auth", false, "serve http without an API key, on loopback only")
 	fs.StringVar(&f.image, "image", "python:3.11", "image of a session's sandbox")
-	fs.DurationVar(&f.timeout, "timeout", 30*time.Minute, "lifetime of a session's sandbox after its last use, at least 2m")
+	fs.DurationVar(&f.timeout, "timeout", 30*time.Minute, "lifetime of a session's sandbox after its last use, at least 1m")
 	fs.StringVar(&f.cpu, "cpu", "", `its CPU limit, such as "500m" or "2"`)
 	fs.StringVar(&f.memory, "memory", "", `its memory limit, such as "512Mi"`)
 	return cmd
 }
-
-// minSessionLifetime leaves half of it, after which a sandbox in use is
-// prolonged, above what the API allows.
-const minSessionLifetime = 2 * time.Minute
 
 func (f *mcpFlags) options(cmd *cobra.Command, c *client.Client) (mcp.Options, error) {
 	o := mcp.Options{Client: c, Image: f.image, Lifetime: f.timeout, Limits: map[string]string{}, Version: Version}
 	if f.image == "" {
 		return o, usagef(cmd, "--image is empty")
 	}
-	if f.timeout < minSessionLifetime || f.timeout > 24*time.Hour || f.timeout%time.Second != 0 {
-		return o, usagef(cmd, "--timeout %s: want whole seconds, from 2m to 24h", f.timeout)
+	if f.timeout < time.Minute || f.timeout > 24*time.Hour || f.timeout%time.Second != 0 {
+		return o, usagef(cmd, "--timeout %s: want whole seconds, from 1m to 24h", f.timeout)
 	}
 	if f.cpu != "" {
 		if _, err := config.ParseCPU(f.cpu); err != nil {

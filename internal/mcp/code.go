@@ -68,7 +68,8 @@ func (s *Server) runCode(ctx context.Context, req *mcp.CallToolRequest, in codeI
 	stdout, stderr, shown := newExcerpt(defaultOutput), newExcerpt(defaultOutput), new(results)
 	var outcome *client.CodeOutcome
 	timedOut := false
-	t, err := s.act(ctx, req, in.on, func(id string) (err error) {
+	limit := time.Duration(seconds) * time.Second
+	t, err := s.actFor(ctx, req, in.on, limit+interruptGrace, func(id string) (err error) {
 		defer s.progress(ctx, req)()
 		if in.Restart {
 			if err := s.o.Client.DeleteCodeContexts(ctx, id, in.Language); err != nil {
@@ -76,7 +77,7 @@ func (s *Server) runCode(ctx context.Context, req *mcp.CallToolRequest, in codeI
 			}
 		}
 		out := client.CodeOutput{Stdout: stdout, Stderr: stderr, OnResult: shown.add}
-		outcome, timedOut, err = s.limitedCode(ctx, id, client.Code{Source: in.Code, Language: in.Language}, out, time.Duration(seconds)*time.Second)
+		outcome, timedOut, err = s.limitedCode(ctx, id, client.Code{Source: in.Code, Language: in.Language}, out, limit)
 		return err
 	})
 	if err != nil {

@@ -22,7 +22,7 @@ const (
 	// up after a minute or so.
 	maxWait = 50
 	// progressEvery is how often a client that asked hears of a long run.
-	progressEvery = 5 * time.Second
+	progressEvery = 2 * time.Second
 )
 
 type runIn struct {
@@ -96,7 +96,7 @@ func (s *Server) run(ctx context.Context, req *mcp.CallToolRequest, in runIn) (*
 	stdout, stderr := newExcerpt(limit), newExcerpt(limit)
 	var res *client.Result
 	began := time.Now()
-	t, err := s.act(ctx, req, in.on, func(id string) (err error) {
+	t, err := s.actFor(ctx, req, in.on, cmd.Timeout, func(id string) (err error) {
 		began = time.Now()
 		defer s.progress(ctx, req)()
 		res, err = s.o.Client.Run(ctx, id, cmd, client.Output{Stdout: stdout, Stderr: stderr})

@@ -156,7 +156,9 @@ func shown(data []byte, offset, size int64) *mcp.CallToolResult {
 	}
 	end := offset + int64(len(data))
 	switch {
-	case len(data) == 0 && size >= 0:
+	case len(data) == 0 && size == 0:
+		b.WriteString("(nothing: the file is 0 bytes long; those below /proc and /sys are read with run_command and cat)\n")
+	case len(data) == 0 && size > 0:
 		fmt.Fprintf(&b, "(nothing: the file is %d bytes long)\n", size)
 	case size < 0:
 		fmt.Fprintf(&b, "--- bytes %d to %d ---\n", offset, end)

@@ -26,7 +26,8 @@ type Options struct {
 	Client *client.Client
 	// Image is what a sandbox is made of when the caller names none.
 	Image string
-	// Lifetime is that of such a sandbox, in whole seconds, at least a minute.
+	// Lifetime is that of such a sandbox, in whole seconds, at least a minute. A
+	// session's own one has at least that after its last use.
 	Lifetime time.Duration
 	// Limits are its resource limits, as in client.CreateRequest; nil for the
 	// server's.

@@ -45,8 +45,8 @@ type session struct {
 	mu sync.Mutex
 	// id is empty while there is none.
 	id string
-	// renewed is when the sandbox's lifetime last began.
-	renewed time.Time
+	// expires is when the sandbox expires, as far as is known.
+	expires time.Time
 	// ended is set when the session is over.
 	ended bool
 }
@@ -99,8 +99,9 @@ type target struct {
 	made bool
 }
 
-// target returns the sandbox that is named, or the session's own one.
-func (s *Server) target(ctx context.Context, req *mcp.CallToolRequest, id string) (target, error) {
+// target returns the sandbox that is named, or the session's own one, which lives
+// long enough for a call that takes up to need.
+func (s *Server) target(ctx context.Context, req *mcp.CallToolRequest, id string, need time.Duration) (target, error) {
 	if id != "" {
 		return target{id: id}, nil
 	}
@@ -108,18 +109,18 @@ func (s *Server) target(ctx context.Context, req *mcp.CallToolRequest, id string
 	if err != nil {
 		return target{}, err
 	}
-	return own.sandbox(ctx)
+	return own.sandbox(ctx, need)
 }
 
 // sandbox returns the session's own sandbox, running, and prolongs its life.
-func (n *session) sandbox(ctx context.Context) (target, error) {
+func (n *session) sandbox(ctx context.Context, need time.Duration) (target, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended {
 		return target{}, errClosing
 	}
 	if n.id != "" {
-		return target{id: n.id, own: n}, n.prolong(ctx)
+		return target{id: n.id, own: n}, n.prolong(ctx, need)
 	}
 	if err := n.record(ctx); err != nil {
 		return target{}, err
@@ -132,7 +133,10 @@ func (n *session) sandbox(ctx context.Context) (target, error) {
 	if errors.As(err, &failed) {
 		n.drop()
 	}
-	return target{id: n.id, own: n, made: true}, err
+	if err != nil {
+		return target{}, err
+	}
+	return target{id: n.id, own: n, made: true}, n.prolong(ctx, need)
 }
 
 // record makes the sandbox, and knows its id even when the call that needed it is
@@ -140,31 +144,45 @@ func (n *session) sandbox(ctx context.Context) (target, error) {
 func (n *session) record(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	o := n.s.o
+	o, life := n.s.o, n.s.spare(0)
+	began := time.Now()
 	sb, err := o.Client.Create(ctx, client.CreateRequest{
-		Image: o.Image, Entrypoint: keepAlive, Timeout: o.Lifetime, ResourceLimits: o.Limits,
+		Image: o.Image, Entrypoint: keepAlive, Timeout: life, ResourceLimits: o.Limits,
 		Metadata: map[string]string{madeByKey: madeByValue},
 	})
 	if err != nil {
 		return fmt.Errorf("making this session's sandbox of image %q: %w", o.Image, err)
 	}
-	n.id, n.renewed = sb.ID, time.Now()
+	n.id, n.expires = sb.ID, began.Add(life)
 	return nil
 }
 
-// prolong begins the lifetime anew when half of it is over. A sandbox that is
-// gone is forgotten, so that the next call makes a new one.
-func (n *session) prolong(ctx context.Context) error {
-	if time.Since(n.renewed) < n.s.o.Lifetime/2 {
-		return nil
-	}
+// spare is the lifetime to ask for before a call that takes up to need. It is
+// longer than the one that has to be left after the call, so that not every call
+// prolongs it.
+func (s *Server) spare(need time.Duration) time.Duration {
+	return (s.o.Lifetime + s.o.Lifetime/2 + need).Round(time.Second)
+}
+
+// prolong sees to it that the sandbox outlives a call that takes up to need by its
+// lifetime. A sandbox that is gone is forgotten, so that the next call makes a new
+// one.
+func (n *session) prolong(ctx context.Context, need time.Duration) error {
 	now := time.Now()
-	_, err := n.s.o.Client.Renew(ctx, n.id, now.Add(n.s.o.Lifetime))
-	if err == nil {
-		n.renewed = now
+	if n.expires.Sub(now) >= n.s.o.Lifetime+need {
 		return nil
 	}
-	return n.lost(err)
+	at, err := n.s.o.Client.Renew(ctx, n.id, now.Add(n.s.spare(need)))
+	switch {
+	case client.IsInvalid(err):
+		// The server bounds lifetimes: what is left has to do.
+		n.s.o.Log.Debug("a session's sandbox could not be prolonged", "sandbox", n.id, "error", err)
+		return nil
+	case err != nil:
+		return n.lost(err)
+	}
+	n.expires = at
+	return nil
 }
 
 // lost explains an error of the session's own sandbox. When that is gone it is

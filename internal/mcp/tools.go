@@ -78,7 +78,12 @@ func (s *Server) bind(ctx context.Context) (context.Context, func()) {
 // act does something in the sandbox that a call names, or in the session's own
 // one. After a failure that one is checked, because it may have gone.
 func (s *Server) act(ctx context.Context, req *mcp.CallToolRequest, o on, f func(id string) error) (target, error) {
-	t, err := s.target(ctx, req, o.SandboxID)
+	return s.actFor(ctx, req, o, maxWait*time.Second, f)
+}
+
+// actFor is act for what takes up to need.
+func (s *Server) actFor(ctx context.Context, req *mcp.CallToolRequest, o on, need time.Duration, f func(id string) error) (target, error) {
+	t, err := s.target(ctx, req, o.SandboxID, need)
 	if err != nil {
 		return t, err
 	}
