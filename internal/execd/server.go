@@ -143,7 +143,9 @@ func (s *Server) Serve(ctx context.Context) error {
 			// client goes; nothing else depends on it.
 			BaseContext: func(net.Listener) context.Context { return ctx },
 		}
-		if !host {
+		if host {
+			l = sendingListener{l}
+		} else {
 			srv.ReadHeaderTimeout = headerTimeout
 			srv.IdleTimeout = idleTimeout
 			l = limitConns(l, maxConns)
