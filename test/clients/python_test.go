@@ -15,3 +15,5 @@ func python(t *testing.T, name, script string) {
 func TestPythonSDK(t *testing.T)       { python(t, "python", "sandbox_async.py") }
 func TestPythonSDKPools(t *testing.T)  { python(t, "python", "pools.py") }
 func TestCodeInterpreter(t *testing.T) { python(t, "python", "interpreter.py") }
+func TestCommandLine(t *testing.T)     { python(t, "python", "osb.py") }
+func TestMCPServer(t *testing.T)       { python(t, "python", "mcp_stdio.py") }
