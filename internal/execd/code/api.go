@@ -2,6 +2,7 @@ package code
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
@@ -33,6 +34,8 @@ type Commands interface {
 type API struct {
 	opts     Options
 	contexts registry
+	// grace is interruptGrace, less in tests.
+	grace time.Duration
 	// large holds a token for each large request body that is being read.
 	large chan struct{}
 }
@@ -42,6 +45,7 @@ func New(opts Options) *API {
 	return &API{
 		opts:     opts,
 		contexts: registry{byID: make(map[string]*codeContext), defaults: make(map[string]*codeContext)},
+		grace:    interruptGrace,
 		large:    make(chan struct{}, maxLargeBodies),
 	}
 }

@@ -126,10 +126,8 @@ func TestContexts(t *testing.T) {
 	if status, body := s.call("GET", "/code/contexts/"+b, nil); status != 200 || !strings.Contains(string(body), `"language":"bash"`) {
 		t.Errorf("get: %d %s", status, body)
 	}
-	for range 1 {
-		if status, body := s.call("DELETE", "/code/contexts/"+a, nil); status != 200 || len(body) != 0 {
-			t.Errorf("delete: %d %s", status, body)
-		}
+	if status, body := s.call("DELETE", "/code/contexts/"+a, nil); status != 200 || len(body) != 0 {
+		t.Errorf("delete: %d %s", status, body)
 	}
 	if status, _ := s.call("DELETE", "/code/contexts/"+a, nil); status != 404 {
 		t.Errorf("second delete: %d", status)
@@ -278,11 +276,9 @@ func TestInterruptIdle(t *testing.T) {
 
 // TestStubborn interrupts code that does not stop.
 func TestStubborn(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the grace period of an interrupt")
-	}
 	need(t, "python3")
 	s := newSandbox(t)
+	s.api.grace = 500 * time.Millisecond
 	id := s.make("python")
 	resp, _ := s.running(t.Context(), id, "import signal\nv = 1\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready', flush=True)\nwhile True: pass")
 	if status, body := s.call("DELETE", "/code?id="+id, nil); status != 200 {
@@ -394,19 +390,18 @@ func TestOutputBetweenRuns(t *testing.T) {
 	s := newSandbox(t)
 	id := s.make("python")
 	s.in(id, "import threading\ngo, done = threading.Event(), threading.Event()\ndef f():\n    go.wait()\n    print('late')\n    display('lost')\n    done.set()\nthreading.Thread(target=f).start()")
-	d := s.api.contexts.find(id).driver
 	s.in(id, "threading.Timer(0.01, go.set).start()")
 	o := s.in(id, "done.wait(20)")
 	if !strings.Contains(o.stdout, "late") || o.text(len(o.results)-1) != "True" {
 		t.Errorf("output %q, results %v", o.stdout, o.results)
 	}
-	_ = d
 }
 
 // TestHostileReports lets code write to the driver's own descriptors.
 func TestHostileReports(t *testing.T) {
 	need(t, "python3")
 	s := newSandbox(t)
+	s.api.grace = 500 * time.Millisecond
 	id := s.make("python")
 	for _, code := range []string{
 		`import os; os.write(4, b'garbage\n{"t":"result","n":1}\n{"t":"ready"}\n\xff\x00\n')`,

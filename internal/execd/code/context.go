@@ -342,7 +342,7 @@ func (c *codeContext) interrupt(ctx context.Context) error {
 		return nil
 	}
 	go c.halt(x)
-	timer := time.NewTimer(interruptGrace + 2*killWait)
+	timer := time.NewTimer(c.api.grace + 2*killWait)
 	defer timer.Stop()
 	select {
 	case <-x.over:
@@ -358,12 +358,12 @@ func (c *codeContext) interrupt(ctx context.Context) error {
 // returns in bounded time.
 func (c *codeContext) halt(x *run) {
 	x.stop.Do(func() {
-		deadline := time.NewTimer(interruptGrace)
+		deadline := time.NewTimer(c.api.grace)
 		defer deadline.Stop()
 		if c.ask(x, deadline.C) {
 			return
 		}
-		x.doom(fmt.Sprintf("the code did not stop within %s of the interrupt, so its %s process was killed", interruptGrace, c.lang.name))
+		x.doom(fmt.Sprintf("the code did not stop within %s of the interrupt, so its %s process was killed", c.api.grace, c.lang.name))
 		x.driver.kill()
 	})
 }

@@ -11,6 +11,11 @@
 // memory or because the code ended it, the run says so with the error
 // KernelDied and the next run starts a new one, without the earlier state.
 //
+// What is kept from run to run is what the language keeps: variables, functions,
+// imports and the like with python, javascript, typescript, ruby, r, java and
+// bash. Go has no such thing: declarations are kept, and each run is a new
+// program with all of them (see driver/godriver).
+//
 // # Protocol
 //
 // The program of a driver is in a sealed file in memory that only the driver
@@ -28,7 +33,8 @@
 //	9  the same again, for another thread
 //
 // The driver answers a run with the report "busy", then any number of
-// "display", at most one "result", and at last "done" or "error". Every report
+// "display", at most one "result", and at last "done" or "error". The driver for
+// bash has other descriptors (see shell.go) but the same reports. Every report
 // carries the number of its run; others are dropped. User code can write to
 // these descriptors, and fools nobody but itself: reports are parsed with
 // limits, and nothing but the events of its own runs follows from them.
@@ -36,6 +42,7 @@
 // # Interrupts
 //
 // An interrupt is SIGINT for the driver and the processes that the run has
-// started. Code that does not stop within a grace period is ended together with
-// its driver. A client that goes away interrupts its run.
+// started, and a line on the descriptors for interrupts. Code that does not stop
+// within a grace period is ended together with its driver. A client that goes
+// away interrupts its run.
 package code

@@ -85,8 +85,8 @@ func startDriver(o Options, lang *language, dir string) (*driver, error) {
 		}
 		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "starting %s for %s: %v", program, lang.name, process.ExplainExec(program, err))
 	}
-	go d.out.Pump(func(b []byte) { d.output(event.Stdout, b) })
-	go d.err.Pump(func(b []byte) { d.output(event.Stderr, b) })
+	kinds := [2]string{event.Stdout, event.Stderr}
+	go process.PumpAll([]*process.Pipe{d.out, d.err}, func(i int, b []byte) { d.output(kinds[i], b) })
 	go reports.Pump((&reportReader{take: d.take, tooLong: d.tooLong}).feed)
 	go func() {
 		<-d.proc.Done()

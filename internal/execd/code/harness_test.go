@@ -52,18 +52,18 @@ func realPath() string {
 
 // sandbox is an API on a server.
 type sandbox struct {
-	t   *testing.T
+	t   testing.TB
 	api *API
 	url string
 	dir string
 }
 
-func newSandbox(t *testing.T) *sandbox {
+func newSandbox(t testing.TB) *sandbox {
 	t.Helper()
 	return newSandboxPath(t, searchPath)
 }
 
-func newSandboxPath(t *testing.T, path string) *sandbox {
+func newSandboxPath(t testing.TB, path string) *sandbox {
 	t.Helper()
 	dir := t.TempDir()
 	// The compiler's cache would be empty, and filled, in every test.
