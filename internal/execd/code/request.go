@@ -146,6 +146,5 @@ func (a *API) runCommand(w http.ResponseWriter, r *http.Request, req *runRequest
 // openStream begins the answer to a run.
 func openStream(w http.ResponseWriter, id string) *event.Stream {
 	stream := event.Open(w, id)
-	stream.Ping()
 	return stream
 }

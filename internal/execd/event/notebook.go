@@ -7,13 +7,6 @@ import (
 	"unicode/utf8"
 )
 
-// Ping sends a ping at once; others follow by themselves.
-func (s *Stream) Ping() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.write(func(b []byte) []byte { return appendText(b, "ping", "pong", now()) })
-}
-
 // Status sends the state of a kernel, "busy" or "idle".
 func (s *Stream) Status(state string) {
 	s.between(func(b []byte) []byte { return appendText(b, "status", state, now()) })
