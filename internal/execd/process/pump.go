@@ -103,6 +103,23 @@ func (p *pump) poll(wait bool) {
 	}
 }
 
+// take reads into buf and counts what came, in one step: whoever looks finds the
+// bytes either in the pipe or counted, and does not take it for settled.
+func (p *Pipe) take(buf []byte) (n int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		n, err = syscall.Read(p.fd, buf)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	if n > 0 {
+		p.taken.Add(int64(n))
+	}
+	return n, err
+}
+
 // read takes one chunk from a pipe and gives it to the sink.
 func (p *pump) read(i int) {
 	pipe := p.pipes[i]
@@ -110,12 +127,8 @@ func (p *pump) read(i int) {
 		return
 	}
 	buf := chunks.Get().(*[]byte)
-	n, err := syscall.Read(pipe.fd, *buf)
-	for err == syscall.EINTR {
-		n, err = syscall.Read(pipe.fd, *buf)
-	}
+	n, err := pipe.take(*buf)
 	if n > 0 {
-		pipe.taken.Add(int64(n))
 		p.sink(i, (*buf)[:n])
 		pipe.given.Add(int64(n))
 	}
