@@ -87,6 +87,8 @@ func TestEndpointForOldClients(t *testing.T) {
 		"OpenSandbox-Python-SDK/0.1.4":  "/v1/sandboxes/sb.token-of-sb/proxy/80",
 		"OpenSandbox-Python-SDK/0.1.5":  "/v1/sandboxes/sb/proxy/80",
 		"OpenSandbox-Python-SDK/0.1.40": "/v1/sandboxes/sb/proxy/80",
+		"OpenSandbox-Kotlin-SDK/1.0.0":  "/v1/sandboxes/sb.token-of-sb/proxy/80",
+		"OpenSandbox-Kotlin-SDK/1.0.1":  "/v1/sandboxes/sb/proxy/80",
 		"OpenSandbox-JS-SDK/0.1.0":      "/v1/sandboxes/sb/proxy/80",
 	} {
 		a := f.call("GET", "/v1/sandboxes/sb/endpoints/80", "", "User-Agent", agent).is(200, "")

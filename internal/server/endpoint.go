@@ -63,9 +63,10 @@ func (s *Server) getEndpoint(r *request) error {
 	return nil
 }
 
-// ignoresHeaders matches the first releases of the Python SDK, which do not
-// send the headers of an endpoint. They get the sandbox's token in its address.
-var ignoresHeaders = regexp.MustCompile(`^OpenSandbox-Python-SDK/0\.1\.[0-4]$`)
+// ignoresHeaders matches the first releases of the SDKs for Python and for the
+// JVM, which do not send the headers of an endpoint. They get the sandbox's
+// token in its address.
+var ignoresHeaders = regexp.MustCompile(`^OpenSandbox-(Python-SDK/0\.1\.[0-4]|Kotlin-SDK/1\.0\.0)$`)
 
 // tokenMark separates a sandbox's id from its token in the path of an endpoint.
 // Neither has it.
