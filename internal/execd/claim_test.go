@@ -107,6 +107,32 @@ func TestInterpreterPort(t *testing.T) {
 	}
 }
 
+// The first SDK for the JVM wants events without field names.
+func TestBareEvents(t *testing.T) {
+	b := claimed(t)
+	for agent, prefix := range map[string]string{
+		"OpenSandbox-Kotlin-SDK/1.0.0": `{"type":`,
+		"OpenSandbox-Kotlin-SDK/1.0.1": `data: {"type":`,
+	} {
+		r := b.request("POST", "/command", `{"command":"echo 'data: x'; echo; seq 3000"}`)
+		r.Header.Set("User-Agent", agent)
+		resp, err := b.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events := strings.Split(strings.TrimSuffix(read(t, resp), "\n\n"), "\n\n")
+		if len(events) < 3000 {
+			t.Errorf("%s: %d events", agent, len(events))
+		}
+		for _, e := range events {
+			data, ok := strings.CutPrefix(e, prefix)
+			if !ok || !json.Valid([]byte(`{"type":`+data)) {
+				t.Fatalf("%s: event %q", agent, e)
+			}
+		}
+	}
+}
+
 func TestEntrypoint(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

@@ -67,7 +67,7 @@ func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
 	if f.host {
 		mux = s.outside
 	}
-	return dispatch(mux, w, r)
+	return dispatch(mux, forClient(w, r), r)
 }
 
 // dispatch serves a request from mux, in whose place it answers when there is
