@@ -87,7 +87,7 @@ func runScript(t *testing.T, s *harness.Server, env []string, argv ...string) {
 	}
 	checks, failed := subtests(t, out, noise)
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("%s: %v", filepath.Base(argv[len(argv)-1]), err)
+		t.Errorf("%s: %v", strings.Join(argv[1:], " "), err)
 	}
 	if checks == 0 {
 		t.Error("the script has checked nothing")
