@@ -6,7 +6,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/event"
@@ -35,8 +35,12 @@ type Command struct {
 	// done is closed when the command has ended and its output was kept.
 	done chan struct{}
 
+	// killed is closed when the timeout has done its work; timedOut says whether
+	// there was any.
+	killed   chan struct{}
+	timedOut atomic.Bool
+
 	mu       sync.Mutex
-	timedOut bool
 	stopping chan struct{}
 	outcome  outcome
 }
@@ -70,6 +74,7 @@ func (c *Command) start(procs *process.Table) error {
 		return err
 	}
 	if c.plan.timeout > 0 {
+		c.killed = make(chan struct{})
 		c.timer = time.AfterFunc(c.plan.timeout, c.expire)
 	}
 	return nil
@@ -143,9 +148,7 @@ func (c *Command) await(gone <-chan struct{}) {
 		c.Stop()
 	}
 	<-c.proc.Done()
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+	expired := c.expired()
 	var drains sync.WaitGroup
 	for _, p := range c.pipes {
 		drains.Go(func() { p.Drain(broken) })
@@ -154,7 +157,7 @@ func (c *Command) await(gone <-chan struct{}) {
 	exit := c.proc.Exit()
 	o := outcome{code: exit.Code}
 	switch {
-	case c.expired():
+	case expired:
 		o.code, o.message = -1, "timeout: the command was killed after "+c.plan.timeout.String()
 	case exit != process.Exit{}:
 		o.message = exit.String()
@@ -192,24 +195,27 @@ func (c *Command) ended() bool {
 	}
 }
 
-// expire is the timeout.
+// expire is the timeout. It kills all that the command has started, daemons
+// included: a command that takes too long has gone wrong as a whole.
 func (c *Command) expire() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// Only if it is what ends the command.
-	c.timedOut = c.proc.SignalGroup(syscall.SIGKILL)
+	// False when the command ended just now.
+	c.timedOut.Store(c.proc.KillAll())
+	close(c.killed)
 }
 
+// expired waits for the timeout, if that is about to end the command, and
+// reports whether it did.
 func (c *Command) expired() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.timedOut
+	if c.timer == nil || c.timer.Stop() {
+		return false
+	}
+	<-c.killed
+	return c.timedOut.Load()
 }
 
-// Stop ends the command: SIGTERM to its process group, and SIGKILL after a
-// grace period. It returns when the command's process has ended; what else is
-// in the group keeps the rest of the grace period. Parallel calls share one
-// attempt.
+// Stop ends the command with all that it has started: SIGTERM, and SIGKILL after
+// a grace period. It returns when the command's process has ended; the others
+// keep the rest of the grace period. Parallel calls share one attempt.
 func (c *Command) Stop() {
 	c.mu.Lock()
 	if stopping := c.stopping; stopping != nil {
@@ -221,5 +227,5 @@ func (c *Command) Stop() {
 	c.stopping = stopping
 	c.mu.Unlock()
 	defer close(stopping)
-	c.proc.Stop()
+	c.proc.StopAll()
 }

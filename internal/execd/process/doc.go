@@ -9,4 +9,8 @@
 // so the look-up in the registry is exact. A pid that nobody registered is
 // either an orphan or a child whose start has not been registered yet; the
 // table then waits for the starts under way and collects a batch.
+//
+// What a process leaves behind when it ends by itself stays: it may be a daemon
+// that was meant to. What is left of one that is ended from outside goes with it,
+// wherever it has gone (Lineage).
 package process

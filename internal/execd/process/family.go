@@ -32,6 +32,8 @@ func Now() Stamp {
 type stat struct {
 	pid, parent, group int
 	started            Stamp
+	// dead is set when it has ended and was not collected.
+	dead bool
 }
 
 // Member is a process that Family found. It is identified by its start time as
@@ -79,9 +81,12 @@ func descends(parents map[int]int, pid, ancestor int) bool {
 // Signal sends sig to the members that are still the same processes.
 func Signal(members []Member, sig syscall.Signal) {
 	for _, m := range members {
-		if s, ok := readStat(strconv.Itoa(m.PID)); ok && s.started == m.started {
-			_ = syscall.Kill(m.PID, sig)
+		fd, err := m.open()
+		if err != nil {
+			continue
 		}
+		_ = send(m.PID, fd, sig)
+		closeFD(fd)
 	}
 }
 
@@ -94,18 +99,19 @@ func processes() []stat {
 	names, _ := dir.Readdirnames(-1)
 	all := make([]stat, 0, len(names))
 	for _, name := range names {
-		if name[0] < '1' || name[0] > '9' {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
 			continue
 		}
-		if s, ok := readStat(name); ok {
+		if s, ok := readStat(pid); ok {
 			all = append(all, s)
 		}
 	}
 	return all
 }
 
-func readStat(pid string) (stat, bool) {
-	f, err := os.Open("/proc/" + pid + "/stat")
+func readStat(pid int) (stat, bool) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return stat{}, false
 	}
@@ -137,5 +143,8 @@ func parseStat(b []byte) (stat, bool) {
 	if err1 != nil || err2 != nil || err3 != nil {
 		return stat{}, false
 	}
-	return stat{pid: pid, parent: parent, group: group, started: Stamp(started)}, true
+	// The main thread of a process may end before the others do.
+	state, threads := fields[0][0], string(fields[17])
+	dead := (state == 'Z' || state == 'X') && (threads == "0" || threads == "1")
+	return stat{pid: pid, parent: parent, group: group, started: Stamp(started), dead: dead}, true
 }

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -172,6 +175,106 @@ func TestFamily(t *testing.T) {
 	Signal([]Member{{PID: os.Getpid(), started: 1}}, syscall.SIGKILL)
 }
 
+// Processes that leave the group, the session and their parents are found.
+func TestLineage(t *testing.T) {
+	for name, script := range map[string]string{
+		"group":       "sleep 1000 & echo $!; wait",
+		"session":     "setsid sleep 1000 & echo $!; wait",
+		"double fork": "(setsid sh -c 'sleep 1000 & echo $!' &); sleep 1000",
+		"own limits":  "ulimit -S -c 0; (setsid sh -c 'sleep 1000 & echo $!' &); sleep 1000",
+		// The main thread has gone, the process has not.
+		"no main thread": "exec python3 -c 'import ctypes,os,threading,time\nif os.fork() == 0:\n os.setsid()\n threading.Thread(target=time.sleep, args=(1000,)).start()\n print(os.getpid(), flush=True)\n ctypes.CDLL(None).syscall(60, 0)\ntime.sleep(1000)'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "no main thread" && (runtime.GOARCH != "amd64" || executable("/usr/bin/python3") != nil) {
+				t.Skip("needs python3, and knows exit's number on amd64")
+			}
+			for how, end := range map[string]func(*Process){
+				"killed":  func(p *Process) { p.KillAll() },
+				"stopped": (*Process).StopAll,
+			} {
+				out, w, err := NewPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines := make(chan string, 1)
+				go out.Pump(func(b []byte) { lines <- string(b) })
+				p := sh(t, script, nil, w)
+				w.Close()
+				pid, _ := strconv.Atoi(strings.TrimSpace(<-lines))
+				if !slices.ContainsFunc(p.Lineage(), func(m Member) bool { return m.PID == pid }) {
+					t.Errorf("%s: %d is not among %v", how, pid, p.Lineage())
+				}
+				end(p)
+				<-p.Done()
+				// The end of the output is the end of all who held it.
+				<-out.EOF()
+				if left := p.Lineage(); len(left) > 0 {
+					t.Errorf("%s: %v are left", how, left)
+				}
+			}
+		})
+	}
+}
+
+// A process that forks as fast as it can does not get away.
+func TestKillAllForkingForEver(t *testing.T) {
+	out, w, err := NewPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(chan struct{})
+	var once sync.Once
+	go out.Pump(func([]byte) { once.Do(func() { close(lines) }) })
+	p := sh(t, "echo; while :; do (setsid sleep 1000 &); done", nil, w)
+	w.Close()
+	<-lines
+	p.KillAll()
+	<-p.Done()
+	<-out.EOF()
+	if left := p.Lineage(); len(left) > 0 {
+		t.Errorf("%d are left", len(left))
+	}
+}
+
+// What a process that ended by itself leaves behind is not touched.
+func TestDaemonsStay(t *testing.T) {
+	out, w, err := NewPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go out.Pump(func([]byte) {})
+	p := sh(t, "setsid sleep 1000 & sleep 1000 & exit 0", nil, w)
+	w.Close()
+	<-p.Done()
+	if p.KillAll() {
+		t.Error("killed after its end")
+	}
+	p.StopAll()
+	left := p.Lineage()
+	if len(left) != 2 {
+		t.Errorf("%d daemons are left, want 2", len(left))
+	}
+	Signal(left, syscall.SIGKILL)
+	<-out.EOF()
+}
+
+func TestMark(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_RTTIME, nil, &before); err != nil {
+		t.Fatal(err)
+	}
+	p, q := sh(t, "exec sleep 1000"), sh(t, "exec sleep 1000")
+	if p.mark == 0 || p.mark == q.mark || markOf(p.PID) != p.mark || markOf(q.PID) != q.mark {
+		t.Errorf("marks %d and %d, seen as %d and %d", p.mark, q.mark, markOf(p.PID), markOf(q.PID))
+	}
+	var after unix.Rlimit
+	unix.Prlimit(0, unix.RLIMIT_RTTIME, nil, &after)
+	if before != after || markOf(os.Getpid()) != 0 {
+		t.Errorf("the test's own limit was %v and is %v", before, after)
+	}
+}
+
 func TestLook(t *testing.T) {
 	dir := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"run": 0o755, "plain": 0o644} {
@@ -207,6 +310,16 @@ func TestLook(t *testing.T) {
 	if text := ExplainExec(dir+"/run", err).Error(); !strings.Contains(text, "bad interpreter") || !strings.Contains(text, "/no/such") {
 		t.Errorf("bad interpreter: %s", text)
 	}
+}
+
+func FuzzParseMark(f *testing.F) {
+	f.Add([]byte("Limit     Soft\nMax realtime timeout      1099511627777        unlimited            us        \n"))
+	f.Add([]byte("\nMax realtime timeout "))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m := parseMark(b); m != 0 && m <= firstMark {
+			t.Error(m)
+		}
+	})
 }
 
 func FuzzParseStat(f *testing.F) {

@@ -34,6 +34,8 @@ type Table struct {
 	// mu guards live and makes "is it still there" and "signal it" one step.
 	mu   sync.Mutex
 	live map[int]*Process
+
+	marker marker
 }
 
 // NewTable returns a table. Run must be running for ends to be delivered.
@@ -69,6 +71,10 @@ type Process struct {
 	table *Table
 	done  chan struct{}
 	exit  Exit
+	// mark is that of all its descendants, 0 for none.
+	mark mark
+	// started is not after the start.
+	started Stamp
 }
 
 // Exit is how a process ended.
@@ -110,11 +116,12 @@ func (t *Table) Start(spec Spec) (*Process, error) {
 	}
 	t.starting.RLock()
 	defer t.starting.RUnlock()
-	pid, err := syscall.ForkExec(spec.Path, spec.Argv, attr)
+	p := &Process{table: t, done: make(chan struct{}), started: Now()}
+	pid, mark, err := t.marker.during(func() (int, error) { return syscall.ForkExec(spec.Path, spec.Argv, attr) })
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{PID: pid, table: t, done: make(chan struct{})}
+	p.PID, p.mark = pid, mark
 	t.mu.Lock()
 	t.live[pid] = p
 	t.mu.Unlock()
