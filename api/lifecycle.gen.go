@@ -14,7 +14,8 @@ import (
 type CreateSandboxRequest struct {
 	// CredentialProxy Not supported yet.
 	CredentialProxy struct {
-		Enabled bool `json:"enabled,omitempty,omitzero"`
+		// Enabled False counts as absent too.
+		Enabled any `json:"enabled,omitempty,omitzero"`
 	} `json:"credentialProxy,omitempty,omitzero"`
 
 	// Entrypoint The program to run and its arguments. Absent for what the image says.
@@ -42,10 +43,10 @@ type CreateSandboxRequest struct {
 	// Metadata Labels to find the sandbox by. Keys and values follow the rules of
 	// Kubernetes labels; keys beginning with `opensandbox.io/` are
 	// reserved.
-	Metadata map[string]string `json:"metadata,omitempty,omitzero"`
+	Metadata map[string]*LabelValue `json:"metadata,omitempty,omitzero"`
 
 	// NetworkPolicy Not supported yet.
-	NetworkPolicy map[string]interface{} `json:"networkPolicy,omitempty,omitzero"`
+	NetworkPolicy any `json:"networkPolicy,omitempty,omitzero"`
 
 	// Platform What the image must be built for. Upper and lower case are the same.
 	Platform Platform `json:"platform,omitempty,omitzero"`
@@ -176,6 +177,12 @@ type ImageRef struct {
 	URI string `json:"uri"`
 }
 
+// LabelKey As a Kubernetes label's, a name with or without a domain and a slash in front of it.
+type LabelKey = string
+
+// LabelValue As a Kubernetes label's. Null sets none, or in a patch removes the label.
+type LabelValue = string
+
 // Lifecycle Commands that the sandbox runs by itself, as its user, with its
 // environment and in its working directory. What they print goes to the
 // log of the entrypoint, up to 256 KiB for each run.
@@ -201,7 +208,7 @@ type LifecycleHook struct {
 }
 
 // MetadataPatch defines model for MetadataPatch.
-type MetadataPatch map[string]*string
+type MetadataPatch map[string]*LabelValue
 
 // MetricsEvent defines model for MetricsEvent.
 type MetricsEvent struct {
@@ -333,7 +340,13 @@ type RenewResponse struct {
 // `g`, `t`) or 1024s (`Ki`, `Mi`, `Gi`, `Ti`), upper or lower case, no
 // fractions. `pids`: how many processes and threads. `gpu`: how many, or
 // `all`. Other names are refused.
-type Resources map[string]string
+type Resources struct {
+	CPU              string `json:"cpu,omitempty,omitzero"`
+	EphemeralStorage string `json:"ephemeral-storage,omitempty,omitzero"`
+	Gpu              string `json:"gpu,omitempty,omitzero"`
+	Memory           string `json:"memory,omitempty,omitzero"`
+	Pids             string `json:"pids,omitempty,omitzero"`
+}
 
 // Sandbox defines model for Sandbox.
 type Sandbox struct {
@@ -553,7 +566,7 @@ type CreateSandboxParams struct {
 
 // GetDiagnosticEventsParams defines parameters for GetDiagnosticEvents.
 type GetDiagnosticEventsParams struct {
-	// Scope `runtime`, or `all`, which is the same here and says so in a warning.
+	// Scope `runtime`, or `all`, which is the same here and says so in a warning. Upper and lower case are the same.
 	Scope string `form:"scope,omitempty" json:"scope,omitempty,omitzero"`
 
 	// Limit How many; plain text only.
@@ -563,7 +576,7 @@ type GetDiagnosticEventsParams struct {
 
 // GetDiagnosticLogsParams defines parameters for GetDiagnosticLogs.
 type GetDiagnosticLogsParams struct {
-	// Scope `container`, or `all`, which is the same here and says so in a warning.
+	// Scope `container`, or `all`, which is the same here and says so in a warning. Upper and lower case are the same.
 	Scope string `form:"scope,omitempty" json:"scope,omitempty,omitzero"`
 
 	// Tail How many lines; plain text only.

@@ -36,7 +36,7 @@ func (s *Server) getEndpoint(r *request) error {
 	if _, err := queryBool(q, "use_server_proxy"); err != nil {
 		return err
 	}
-	if q.Get("expires") != "" {
+	if q.Has("expires") {
 		return invalid(sandbox.CodeNotSupported, "Signed endpoints, which the query parameter expires asks for, are not supported by this server yet. Leave it out; the endpoint is valid while the sandbox lives.")
 	}
 	sb, err := s.get(r)
