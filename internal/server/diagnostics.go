@@ -31,8 +31,13 @@ func (s *Server) diagnosticLogs(r *request) error {
 	if err != nil {
 		return err
 	}
+	// Checked with a scope too, where it has no effect: what is wrong is said.
+	tail, err := queryInt(q, "tail", 1, maxTail, diagnosticLines)
+	if err != nil {
+		return err
+	}
 	if !q.Has("scope") {
-		return s.plainLogs(r, id, q)
+		return s.plainLogs(r, id, q, tail)
 	}
 	scope, err := queryScope(q, "container", "all")
 	if err != nil {
@@ -75,11 +80,7 @@ func diagnostics(id, kind, scope, text string, truncated bool) api.Diagnostics {
 	}
 }
 
-func (s *Server) plainLogs(r *request, id string, q url.Values) error {
-	tail, err := queryInt(q, "tail", 1, maxTail, diagnosticLines)
-	if err != nil {
-		return err
-	}
+func (s *Server) plainLogs(r *request, id string, q url.Values, tail int) error {
 	since, err := querySince(q)
 	if err != nil {
 		since = time.Now().Add(-sinceOtherwise)
@@ -107,15 +108,16 @@ func (s *Server) diagnosticEvents(r *request) error {
 	if err != nil {
 		return err
 	}
-	limit := diagnosticEvents
-	scope := ""
-	if q.Has("scope") {
-		scope, err = queryScope(q, "runtime", "all")
-	} else {
-		limit, err = queryInt(q, "limit", 1, maxEventLimit, diagnosticEvents)
-	}
+	limit, err := queryInt(q, "limit", 1, maxEventLimit, diagnosticEvents)
 	if err != nil {
 		return err
+	}
+	scope := ""
+	if q.Has("scope") {
+		if scope, err = queryScope(q, "runtime", "all"); err != nil {
+			return err
+		}
+		limit = diagnosticEvents
 	}
 	events, err := s.manager.Events(id)
 	if err != nil {

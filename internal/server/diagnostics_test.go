@@ -40,6 +40,8 @@ func TestDiagnosticLogs(t *testing.T) {
 		t.Errorf("%v, %+v", a.header, f.m.logOpts)
 	}
 	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?tail=10001", "").is(400, sandbox.CodeInvalidParameter)
+	f.call("GET", "/v1/sandboxes/sb/diagnostics/logs?scope=all&tail=x", "").is(400, sandbox.CodeInvalidParameter).says("tail")
+	f.call("GET", "/v1/sandboxes/sb/diagnostics/events?scope=all&limit=x", "").is(400, sandbox.CodeInvalidParameter).says("limit")
 
 	// An unreadable span is ten minutes, by the contract.
 	for since, want := range map[string]time.Duration{"2h": 2 * time.Hour, "soon": 10 * time.Minute, "-1s": 10 * time.Minute} {
