@@ -136,19 +136,28 @@ func subtests(t *testing.T, out io.Reader, noise io.Writer) (checks, failed int)
 // test has failed anyway.
 func deleteAll(t *testing.T, s *harness.Server) {
 	t.Helper()
+	for _, left := range deleteOthers(t, s) {
+		if !t.Failed() {
+			t.Error(left)
+		}
+	}
+}
+
+// deleteOthers deletes every sandbox, and says which there were.
+func deleteOthers(t *testing.T, s *harness.Server) (found []string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for sb, err := range s.Client.All(ctx, client.ListOptions{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !t.Failed() {
-			t.Errorf("sandbox %s is left, with metadata %v", sb.ID, sb.Metadata)
-		}
+		found = append(found, fmt.Sprintf("sandbox %s is left, with metadata %v", sb.ID, sb.Metadata))
 		if err := s.Client.Delete(ctx, sb.ID); err != nil && !client.IsNotFound(err) {
 			t.Error(err)
 		}
 	}
+	return found
 }
 
 // tail keeps the end of what is written to it. It may be used by several at
