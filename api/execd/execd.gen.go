@@ -7,6 +7,78 @@ import (
 	"time"
 )
 
+// Defines values for ConnectTerminalParamsPty.
+const (
+	ConnectTerminalParamsPtyN0 ConnectTerminalParamsPty = "0"
+	ConnectTerminalParamsPtyN1 ConnectTerminalParamsPty = "1"
+)
+
+// Valid indicates whether the value is a known member of the ConnectTerminalParamsPty enum.
+func (e ConnectTerminalParamsPty) Valid() bool {
+	switch e {
+	case ConnectTerminalParamsPtyN0:
+		return true
+	case ConnectTerminalParamsPtyN1:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectTerminalParamsTakeover.
+const (
+	ConnectTerminalParamsTakeoverN0 ConnectTerminalParamsTakeover = "0"
+	ConnectTerminalParamsTakeoverN1 ConnectTerminalParamsTakeover = "1"
+)
+
+// Valid indicates whether the value is a known member of the ConnectTerminalParamsTakeover enum.
+func (e ConnectTerminalParamsTakeover) Valid() bool {
+	switch e {
+	case ConnectTerminalParamsTakeoverN0:
+		return true
+	case ConnectTerminalParamsTakeoverN1:
+		return true
+	default:
+		return false
+	}
+}
+
+// Change defines model for Change.
+type Change struct {
+	Directory bool `json:"directory,omitempty,omitzero"`
+
+	// From Where it was before a move.
+	From    string `json:"from,omitempty,omitzero"`
+	Message string `json:"message,omitempty,omitzero"`
+	Path    string `json:"path"`
+
+	// Raw The bytes of `path` when they are not UTF-8.
+	Raw     []byte `json:"raw,omitempty,omitzero"`
+	RawFrom []byte `json:"raw_from,omitempty,omitzero"`
+
+	// Timestamp Milliseconds since 1970.
+	Timestamp int64 `json:"timestamp"`
+
+	// Type What happened, such as `create`, `delete` or `move`; `overflow` when changes may have been missed, `end` when the directory is gone.
+	Type string `json:"type"`
+}
+
+// CodeContext defines model for CodeContext.
+type CodeContext struct {
+	Cwd      string `json:"cwd,omitempty,omitzero"`
+	ID       string `json:"id"`
+	Language string `json:"language"`
+}
+
+// CodeContextRequest defines model for CodeContextRequest.
+type CodeContextRequest struct {
+	// Cwd Where it starts. Made when it does not exist.
+	Cwd string `json:"cwd,omitempty,omitzero"`
+
+	// Language Or an alias of it, such as `js`.
+	Language string `json:"language"`
+}
+
 // CommandStatus defines model for CommandStatus.
 type CommandStatus struct {
 	// Content The command.
@@ -34,6 +106,36 @@ type CreateSessionResponse struct {
 	SessionID string `json:"session_id"`
 }
 
+// CreateTerminalRequest At most one of `command` and `argv`, and one of `user` and `uid`. Without a program an interactive shell.
+type CreateTerminalRequest struct {
+	// Argv A program and its arguments, without a shell.
+	Argv []string `json:"argv,omitempty,omitzero"`
+
+	// Cols The width at first; with `rows`.
+	Cols int `json:"cols,omitempty,omitzero"`
+
+	// Command A line for the shell.
+	Command string `json:"command,omitempty,omitzero"`
+
+	// Cwd Where it starts. Made when it does not exist.
+	Cwd string `json:"cwd,omitempty,omitzero"`
+
+	// Env On top of the sandbox's environment.
+	Env map[string]string `json:"env,omitempty,omitzero"`
+
+	// Envs The same, under the name that commands have for it; it wins.
+	Envs map[string]string `json:"envs,omitempty,omitzero"`
+	GID  int64             `json:"gid,omitempty,omitzero"`
+	Rows int               `json:"rows,omitempty,omitzero"`
+
+	// Term The value of TERM, by default `xterm-256color`.
+	Term string `json:"term,omitempty,omitzero"`
+	UID  int64  `json:"uid,omitempty,omitzero"`
+
+	// User Who it runs as, as in an image: a name or number, and after a colon a group.
+	User string `json:"user,omitempty,omitzero"`
+}
+
 // Error defines model for Error.
 type Error struct {
 	// Code For programs. Stable.
@@ -51,9 +153,15 @@ type Event struct {
 	Eol   *string    `json:"eol,omitempty"`
 	Error EventError `json:"error,omitempty,omitzero"`
 
+	// ExecutionCount How many runs the context has had.
+	ExecutionCount int64 `json:"execution_count,omitempty,omitzero"`
+
 	// ExecutionTime Milliseconds, in `execution_complete`.
 	ExecutionTime int64  `json:"execution_time,omitempty,omitzero"`
 	Raw           string `json:"raw,omitempty,omitzero"`
+
+	// Results The value of the last expression by MIME type, `text/plain` as `text`.
+	Results map[string]interface{} `json:"results,omitempty,omitzero"`
 
 	// Text A line of output without its end (an empty one is a newline)
 	Text string `json:"text,omitempty,omitzero"`
@@ -61,7 +169,7 @@ type Event struct {
 	// Timestamp Milliseconds since 1970.
 	Timestamp int64 `json:"timestamp"`
 
-	// Type `init`, `stdout`, `stderr`, `ping`, `error` or `execution_complete`.
+	// Type `init`, `stdout`, `stderr`, `ping`, `error` or `execution_complete`; of code also `status`, `execution_count` and `result`.
 	Type string `json:"type"`
 }
 
@@ -75,17 +183,42 @@ type EventError struct {
 	Traceback []string `json:"traceback,omitempty,omitzero"`
 }
 
+// ExtractResult defines model for ExtractResult.
+type ExtractResult struct {
+	// Bytes The sizes of files together.
+	Bytes int64 `json:"bytes"`
+
+	// Entries How many were made.
+	Entries int64 `json:"entries"`
+
+	// Skipped The first entries of kinds that can't be made here, such as devices.
+	Skipped []struct {
+		Name   string `json:"name"`
+		Reason string `json:"reason"`
+	} `json:"skipped,omitempty,omitzero"`
+	SkippedTotal int64 `json:"skipped_total,omitempty,omitzero"`
+}
+
 // FileInfo defines model for FileInfo.
 type FileInfo struct {
-	CreatedAt  time.Time `json:"created_at"`
-	Group      string    `json:"group"`
+	CreatedAt time.Time `json:"created_at"`
+	Group     string    `json:"group"`
+
+	// Matches The lines that a search by content has found.
+	Matches    []Match   `json:"matches,omitempty,omitzero"`
 	Mode       int       `json:"mode"`
 	ModifiedAt time.Time `json:"modified_at"`
 
 	// Owner A name
 	Owner string `json:"owner"`
 	Path  string `json:"path"`
-	Size  int64  `json:"size"`
+
+	// Raw The bytes of `path` when they are not UTF-8.
+	Raw  []byte `json:"raw,omitempty,omitzero"`
+	Size int64  `json:"size"`
+
+	// Truncated Whether there are more.
+	Truncated bool `json:"truncated,omitempty,omitzero"`
 
 	// Type `file`, `directory`, `symlink` or `other`.
 	Type string `json:"type,omitempty,omitzero"`
@@ -97,6 +230,34 @@ type FileMetadata struct {
 	Mode  *int   `json:"mode,omitempty"`
 	Owner string `json:"owner,omitempty,omitzero"`
 	Path  string `json:"path"`
+}
+
+// IsolationCapabilities defines model for IsolationCapabilities.
+type IsolationCapabilities struct {
+	Available bool   `json:"available"`
+	Message   string `json:"message"`
+}
+
+// Language defines model for Language.
+type Language struct {
+	Aliases []string `json:"aliases,omitempty,omitzero"`
+
+	// Available Whether this image can run it.
+	Available bool   `json:"available"`
+	Language  string `json:"language"`
+
+	// Missing What the image lacks.
+	Missing string `json:"missing,omitempty,omitzero"`
+
+	// Program The file that would run it.
+	Program string `json:"program,omitempty,omitzero"`
+}
+
+// Match defines model for Match.
+type Match struct {
+	// Line Its number, from 1.
+	Line int    `json:"line"`
+	Text string `json:"text"`
 }
 
 // Metrics defines model for Metrics.
@@ -139,10 +300,23 @@ type ReplacementResult struct {
 	ReplacedCount int `json:"replacedCount"`
 }
 
+// RunCodeRequest defines model for RunCodeRequest.
+type RunCodeRequest struct {
+	Code    string `json:"code"`
+	Context struct {
+		// Cwd Where a default context starts when this makes it.
+		Cwd string `json:"cwd,omitempty,omitzero"`
+
+		// ID A context that was opened before.
+		ID       string `json:"id,omitempty,omitzero"`
+		Language string `json:"language,omitempty,omitzero"`
+	} `json:"context,omitempty,omitzero"`
+}
+
 // RunCommandRequest Exactly one of `command` and `argv`.
 type RunCommandRequest struct {
 	// Argv A program and its arguments, without a shell.
-	Argv []string `json:"argv,omitempty,omitzero"`
+	Argv []*string `json:"argv,omitempty,omitzero"`
 
 	// Background Answer at once; ask for status and logs by the id.
 	Background bool `json:"background,omitempty,omitzero"`
@@ -154,7 +328,7 @@ type RunCommandRequest struct {
 	Cwd string `json:"cwd,omitempty,omitzero"`
 
 	// Envs On top of the sandbox's environment.
-	Envs map[string]string `json:"envs,omitempty,omitzero"`
+	Envs map[string]*string `json:"envs,omitempty,omitzero"`
 
 	// GID The group to run as; needs `uid`.
 	GID int64 `json:"gid,omitempty,omitzero"`
@@ -177,14 +351,41 @@ type RunInSessionRequest struct {
 	Timeout int64 `json:"timeout,omitempty,omitzero"`
 }
 
+// TerminalStatus defines model for TerminalStatus.
+type TerminalStatus struct {
+	// OutputOffset How many bytes were printed.
+	OutputOffset int64  `json:"output_offset"`
+	Running      bool   `json:"running"`
+	SessionID    string `json:"session_id"`
+}
+
 // ID defines model for ID.
 type ID = string
+
+// Path defines model for Path.
+type Path = string
 
 // Paths defines model for Paths.
 type Paths = []string
 
 // Files defines model for Files.
 type Files = []FileInfo
+
+// InterruptCodeParams defines parameters for InterruptCode.
+type InterruptCodeParams struct {
+	// ID From the `init` event.
+	ID string `form:"id" json:"id"`
+}
+
+// DeleteCodeContextsParams defines parameters for DeleteCodeContexts.
+type DeleteCodeContextsParams struct {
+	Language string `form:"language,omitempty" json:"language,omitempty,omitzero"`
+}
+
+// ListCodeContextsParams defines parameters for ListCodeContexts.
+type ListCodeContextsParams struct {
+	Language string `form:"language,omitempty" json:"language,omitempty,omitzero"`
+}
 
 // InterruptCommandParams defines parameters for InterruptCommand.
 type InterruptCommandParams struct {
@@ -204,12 +405,33 @@ type RemoveDirectoriesParams struct {
 	Path Paths `form:"path" json:"path"`
 }
 
+// ArchiveDirectoryParams defines parameters for ArchiveDirectory.
+type ArchiveDirectoryParams struct {
+	// Path The directory.
+	Path Path `form:"path" json:"path"`
+}
+
+// ExtractDirectoryParams defines parameters for ExtractDirectory.
+type ExtractDirectoryParams struct {
+	// Path The directory.
+	Path Path `form:"path" json:"path"`
+}
+
 // ListDirectoryParams defines parameters for ListDirectory.
 type ListDirectoryParams struct {
 	Path string `form:"path" json:"path"`
 
 	// Depth How many levels.
 	Depth int `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+}
+
+// WatchDirectoryParams defines parameters for WatchDirectory.
+type WatchDirectoryParams struct {
+	// Recursive Also in those below.
+	Recursive bool `form:"recursive,omitempty" json:"recursive,omitempty,omitzero"`
+
+	// Path The directory.
+	Path Path `form:"path" json:"path"`
 }
 
 // RemoveFilesParams defines parameters for RemoveFiles.
@@ -256,10 +478,40 @@ type SearchFilesParams struct {
 
 	// Pattern With `*`, `?`, `[…]` and `{a,b}`; matched against the file's name without its directory.
 	Pattern string `form:"pattern,omitempty" json:"pattern,omitempty,omitzero"`
+
+	// Content Keep files of text in which a line contains this, and answer with these lines.
+	Content string `form:"content,omitempty" json:"content,omitempty,omitzero"`
+
+	// MaxMatches How many lines of each file at most.
+	MaxMatches int `form:"max_matches,omitempty" json:"max_matches,omitempty,omitzero"`
 }
 
 // UploadFilesMultipartBody defines parameters for UploadFiles.
 type UploadFilesMultipartBody interface{}
+
+// ConnectTerminalParams defines parameters for ConnectTerminal.
+type ConnectTerminalParams struct {
+	// Pty 0 for pipes in place of a terminal.
+	Pty ConnectTerminalParamsPty `form:"pty,omitempty" json:"pty,omitempty,omitzero"`
+
+	// Since The offset from which on output is wanted.
+	Since int64 `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Takeover 1 ends the connection of another client in favour of this one.
+	Takeover ConnectTerminalParamsTakeover `form:"takeover,omitempty" json:"takeover,omitempty,omitzero"`
+}
+
+// ConnectTerminalParamsPty defines parameters for ConnectTerminal.
+type ConnectTerminalParamsPty string
+
+// ConnectTerminalParamsTakeover defines parameters for ConnectTerminal.
+type ConnectTerminalParamsTakeover string
+
+// RunCodeJSONRequestBody defines body for RunCode for application/json ContentType.
+type RunCodeJSONRequestBody = RunCodeRequest
+
+// CreateCodeContextJSONRequestBody defines body for CreateCodeContext for application/json ContentType.
+type CreateCodeContextJSONRequestBody = CodeContextRequest
 
 // RunCommandJSONRequestBody defines body for RunCommand for application/json ContentType.
 type RunCommandJSONRequestBody = RunCommandRequest
@@ -278,6 +530,9 @@ type ReplaceInFilesJSONRequestBody ReplaceInFilesJSONBody
 
 // UploadFilesMultipartRequestBody defines body for UploadFiles for multipart/form-data ContentType.
 type UploadFilesMultipartRequestBody UploadFilesMultipartBody
+
+// CreateTerminalJSONRequestBody defines body for CreateTerminal for application/json ContentType.
+type CreateTerminalJSONRequestBody = CreateTerminalRequest
 
 // CreateSessionJSONRequestBody defines body for CreateSession for application/json ContentType.
 type CreateSessionJSONRequestBody = CreateSessionRequest

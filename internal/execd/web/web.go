@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,7 +99,12 @@ func JSON(w http.ResponseWriter, status int, v any) {
 // Unknown members and what follows the value are ignored (behaviour.md 10.1).
 func ReadJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body := http.MaxBytesReader(w, r.Body, MaxBody)
-	err := json.NewDecoder(body).Decode(v)
+	// A small buffer: large reads of the decoder pass it by.
+	in := bufio.NewReaderSize(body, 16)
+	if isNull(in) {
+		return BadBody(nullBody)
+	}
+	err := json.NewDecoder(in).Decode(v)
 	if err != nil {
 		return badJSON(err)
 	}
@@ -111,15 +117,32 @@ func ReadJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
-// ReadOptionalJSON is ReadJSON for a body that may be empty. v is unchanged
-// then.
+// isNull reports whether the next value is null, which encoding/json would take
+// for a value of every type, and change nothing.
+func isNull(in *bufio.Reader) bool {
+	for {
+		b, err := in.ReadByte()
+		switch {
+		case err != nil:
+			return false // the decoder meets it again
+		case b == ' ' || b == '\t' || b == '\r' || b == '\n':
+			continue
+		}
+		_ = in.UnreadByte()
+		head, _ := in.Peek(len("null"))
+		return string(head) == "null"
+	}
+}
+
+// ReadOptionalJSON is ReadJSON for a body that may be empty or null. v is
+// unchanged then.
 func ReadOptionalJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if r.ContentLength == 0 {
 		return nil
 	}
 	err := ReadJSON(w, r, v)
 	var e *Error
-	if errors.As(err, &e) && e.Message == emptyBody {
+	if errors.As(err, &e) && (e.Message == emptyBody || e.Message == nullBody) {
 		return nil
 	}
 	return err
@@ -133,7 +156,10 @@ func DecodeJSON(body []byte, v any) error {
 	return nil
 }
 
-const emptyBody = "the request body is empty; a JSON value is needed"
+const (
+	emptyBody = "the request body is empty; a JSON value is needed"
+	nullBody  = "the request body is null; another JSON value is needed"
+)
 
 func badJSON(err error) error {
 	var tooLarge *http.MaxBytesError
