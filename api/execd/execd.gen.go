@@ -287,7 +287,7 @@ type Permission struct {
 }
 
 // Permissions defines model for Permissions.
-type Permissions map[string]Permission
+type Permissions map[string]*Permission
 
 // Replacement defines model for Replacement.
 type Replacement struct {
@@ -379,7 +379,7 @@ type InterruptCodeParams struct {
 
 // DeleteCodeContextsParams defines parameters for DeleteCodeContexts.
 type DeleteCodeContextsParams struct {
-	Language string `form:"language,omitempty" json:"language,omitempty,omitzero"`
+	Language string `form:"language" json:"language"`
 }
 
 // ListCodeContextsParams defines parameters for ListCodeContexts.
@@ -422,7 +422,7 @@ type ListDirectoryParams struct {
 	Path string `form:"path" json:"path"`
 
 	// Depth How many levels.
-	Depth int `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
+	Depth int64 `form:"depth,omitempty" json:"depth,omitempty,omitzero"`
 }
 
 // WatchDirectoryParams defines parameters for WatchDirectory.

@@ -223,6 +223,7 @@ func TestChanges(t *testing.T) {
 	do(t, s, "POST", "/files/permissions", `{"f":{"mode":600,"owner":"nosuchuser"}}`, 500, "nosuchuser")
 	do(t, s, "POST", "/files/permissions", `{"f":{"mode":"x"}}`, 400, "mode")
 	do(t, s, "POST", "/files/permissions", `{"none":{"mode":600}}`, 404, "")
+	do(t, s, "POST", "/files/replace?verbose=maybe", `{"f":{"old":"one","new":"two"}}`, 400, "verbose")
 	do(t, s, "POST", "/files/replace?verbose=true", `{"f":{"old":"one","new":"three"}}`, 200, `"replacedCount":2`)
 	do(t, s, "POST", "/files/replace", `{"f":{"old":"","new":"x"}}`, 400, "old")
 	do(t, s, "POST", "/files/replace", `{"none":{"old":"a","new":"x"}}`, 404, "")

@@ -24,6 +24,14 @@ type replaced struct {
 
 // replace replaces all occurrences of a text in files, streaming them.
 func replace(c *call) error {
+	verbose := false
+	if text := c.query("verbose"); text != "" {
+		var err error
+		// Checked before anything is changed.
+		if verbose, err = strconv.ParseBool(text); err != nil {
+			return web.BadBody("verbose is %q; it must be true or false", text)
+		}
+	}
 	var body map[string]replacement
 	if err := c.readBody(&body); err != nil {
 		return err
@@ -48,7 +56,7 @@ func replace(c *call) error {
 		}
 		out[j.asked] = replaced{n}
 	}
-	if verbose, _ := strconv.ParseBool(c.query("verbose")); verbose {
+	if verbose {
 		web.JSON(c.w, http.StatusOK, out)
 		return nil
 	}
