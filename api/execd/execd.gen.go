@@ -445,10 +445,10 @@ type DownloadFileParams struct {
 	Path string `form:"path" json:"path"`
 
 	// Offset First line, from 1. Answers as text; not together with `Range`.
-	Offset int `form:"offset,omitempty" json:"offset,omitempty,omitzero"`
+	Offset int64 `form:"offset,omitempty" json:"offset,omitempty,omitzero"`
 
 	// Limit How many lines at most.
-	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 
 	// Range A range of bytes, as HTTP has it.
 	Range string `json:"Range,omitempty,omitzero"`
