@@ -138,7 +138,8 @@ type Network struct {
 
 // Runtime is the [runtime] section.
 type Runtime struct {
-	// "crun" or "runc".
+	// "crun". "runc" can be named, but sandboxes do not start with
+	// it yet.
 	OCI string `toml:"oci"`
 	// Path of the binary. Empty means that it is looked up in PATH.
 	Path string `toml:"path"`
