@@ -33,6 +33,10 @@ const (
 	// others have small ones, because thousands of them may be idle.
 	bulkBody        = 1 << 20
 	bulkWriteBuffer = 64 << 10
+	// bulkSendBuffer is how much the kernel may hold of a body that the sandbox
+	// has not read, in bytes; it counts about twice that. The default of Unix
+	// sockets, 208 KiB, makes both sides stop and go.
+	bulkSendBuffer = 512 << 10
 	// sweepInterval is how soon the connections of a sandbox that went without
 	// notice are closed.
 	sweepInterval = 10 * time.Second
@@ -114,6 +118,7 @@ func New(opts Options) (*Gateway, error) {
 	g.user = g.transport(userIdle, 32)
 	g.bulk = g.transport(userIdle, 4)
 	g.bulk.WriteBufferSize = bulkWriteBuffer
+	g.bulk.DialContext = g.dialBulk
 	g.wg.Go(g.sweepLoop)
 	return g, nil
 }
@@ -181,6 +186,18 @@ func (g *Gateway) dialContext(ctx context.Context, _, addr string) (net.Conn, er
 		return nil, err
 	}
 	return c, nil
+}
+
+// dialBulk is dialContext for large bodies.
+func (g *Gateway) dialBulk(ctx context.Context, network, addr string) (net.Conn, error) {
+	nc, err := g.dialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if c, ok := nc.(*conn); ok {
+		c.enlarge(bulkSendBuffer)
+	}
+	return nc, nil
 }
 
 // Proxy sends a request to its target and streams the answer to w. An error
