@@ -1,6 +1,7 @@
 package execd
 
 import (
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -37,4 +38,14 @@ func (i *idler) end() {
 
 // trim runs once per pause. Long requests, like the engine's wait for the
 // entrypoint's end, do not keep it from running: only new ones do.
-func (i *idler) trim() { debug.FreeOSMemory() }
+func (i *idler) trim() {
+	// The scheduler keeps up to 64 ended goroutines with their stacks for each
+	// processor, and gives them up only with the processor.
+	if n := runtime.GOMAXPROCS(0); n > 1 {
+		runtime.GOMAXPROCS(1)
+		defer runtime.GOMAXPROCS(n)
+	}
+	// What is in a sync.Pool survives one collection.
+	runtime.GC()
+	debug.FreeOSMemory()
+}

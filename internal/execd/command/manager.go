@@ -35,16 +35,17 @@ type Manager struct {
 	procs  *process.Table
 	budget history.Budget
 
-	mu       sync.Mutex
-	commands map[string]*Command
+	mu sync.Mutex
+	// running are commands that have not ended.
+	running map[string]*Command
 	// finished are ended commands, the oldest first.
-	finished []*Command
+	finished []record
 }
 
 // NewManager returns an empty one. g is asked on each request, because the
 // sandbox is claimed later.
 func NewManager(g func() *guest.Guest, procs *process.Table) *Manager {
-	return &Manager{guest: g, procs: procs, commands: make(map[string]*Command)}
+	return &Manager{guest: g, procs: procs, running: make(map[string]*Command)}
 }
 
 // Run is POST /command.
@@ -98,13 +99,13 @@ func (m *Manager) admit(p *plan) (*Command, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.commands)-len(m.finished) >= maxRunning {
+	if len(m.running) >= maxRunning {
 		if p.script != nil {
 			p.script.Close()
 		}
 		return nil, web.Busy("%d commands are running in this sandbox, which is the limit; wait for one to end, or end one with DELETE /command?id=", maxRunning)
 	}
-	m.commands[c.ID] = c
+	m.running[c.ID] = c
 	return c, nil
 }
 
@@ -123,48 +124,52 @@ func shorten(text string) string {
 func (m *Manager) ended(c *Command) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// What only a running command needs, connection buffers among it.
-	c.plan, c.stream, c.pipes, c.timer = nil, nil, nil, nil
-	m.finished = append(m.finished, c)
+	delete(m.running, c.ID)
+	m.finished = append(m.finished, newRecord(c))
 	for len(m.finished) > maxFinished || len(m.finished) > 1 && m.budget.Used() > history.MaxTotal*3/4 {
-		old := m.finished[0]
+		m.finished[0].ring.Close()
 		m.finished = slices.Delete(m.finished, 0, 1)
-		delete(m.commands, old.ID)
-		old.ring.Close()
 	}
 }
 
 // Has reports whether id names a remembered command.
 func (m *Manager) Has(id string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.commands[id] != nil
+	_, _, err := m.find(id)
+	return err == nil
 }
 
 // Running is the number of commands that have not ended.
 func (m *Manager) Running() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.commands) - len(m.finished)
+	return len(m.running)
 }
 
-func (m *Manager) find(id string) (*Command, error) {
+// find returns the command when it runs, else what is remembered of it.
+func (m *Manager) find(id string) (*Command, record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c := m.commands[id]; c != nil {
-		return c, nil
+	if c := m.running[id]; c != nil {
+		return c, record{}, nil
 	}
-	return nil, web.Errorf(http.StatusNotFound, web.CodeCommandNotFound,
+	if k, ok := parseKey(id); ok {
+		for i := range m.finished {
+			if m.finished[i].id == k {
+				return nil, m.finished[i], nil
+			}
+		}
+	}
+	return nil, record{}, web.Errorf(http.StatusNotFound, web.CodeCommandNotFound,
 		"command %q not found: the id is unknown, or the command ended and was forgotten (the last %d are remembered)", id, maxFinished)
 }
 
 // Interrupt is DELETE /command?id=.
 func (m *Manager) Interrupt(w http.ResponseWriter, id string) error {
-	c, err := m.find(id)
+	c, _, err := m.find(id)
 	if err != nil {
 		return err
 	}
-	if c.ended() || c.proc == nil {
+	if c == nil || c.ended() || c.proc == nil {
 		return web.Errorf(http.StatusNotFound, web.CodeCommandNotFound, "command %q has already ended; its status is at /command/status/%s", id, id)
 	}
 	c.Stop()
@@ -185,31 +190,35 @@ type status struct {
 
 // Status is GET /command/status/{id}.
 func (m *Manager) Status(w http.ResponseWriter, id string) error {
-	c, err := m.find(id)
+	c, past, err := m.find(id)
 	if err != nil {
 		return err
 	}
-	s := status{ID: c.ID, Content: c.Content, Running: !c.ended(), Started: c.Started}
-	if !s.Running {
-		c.mu.Lock()
-		o := c.outcome
-		c.mu.Unlock()
-		s.ExitCode, s.Error, s.Finished = &o.code, o.message, &o.finished
+	if c != nil && !c.ended() {
+		web.JSON(w, http.StatusOK, status{ID: c.ID, Content: c.Content, Running: true, Started: c.Started})
+		return nil
 	}
-	web.JSON(w, http.StatusOK, s)
+	if c != nil { // it ended just now
+		past = newRecord(c)
+	}
+	web.JSON(w, http.StatusOK, past.status(id))
 	return nil
 }
 
 // Logs is GET /command/{id}/logs. It gives what is kept from the offset cursor
 // on, byte for byte. What is no longer kept is left out.
 func (m *Manager) Logs(w http.ResponseWriter, id, cursor string) error {
-	c, err := m.find(id)
+	c, past, err := m.find(id)
 	if err != nil {
 		return err
 	}
+	ring := past.ring
+	if c != nil {
+		ring = c.ring
+	}
 	// Anything that is not a number means the beginning (behaviour.md 10.3).
 	from, _ := strconv.ParseInt(cursor, 10, 64)
-	base, total := c.ring.Range()
+	base, total := ring.Range()
 	from = min(max(from, base), total)
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -218,7 +227,7 @@ func (m *Manager) Logs(w http.ResponseWriter, id, cursor string) error {
 	w.WriteHeader(http.StatusOK)
 	buf := make([]byte, 64<<10)
 	for from < total {
-		n, err := c.ring.ReadAt(buf[:min(int64(len(buf)), total-from)], from)
+		n, err := ring.ReadAt(buf[:min(int64(len(buf)), total-from)], from)
 		if errors.Is(err, io.EOF) {
 			// The command overtook a slow reader. The client sees a body that
 			// is too short, and asks again.

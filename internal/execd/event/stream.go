@@ -260,6 +260,9 @@ func (s *Stream) finish(encode func([]byte) []byte) {
 	s.out[1].release()
 	s.write(encode)
 	s.finished = true
+	// A daemon that the command left behind may hold on to the stream for ever;
+	// the connection and its buffers are not to go with it.
+	s.w, s.ctl = nil, nil
 }
 
 // Close ends the stream without a terminal event, for a client that has gone.

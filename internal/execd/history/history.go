@@ -57,7 +57,9 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 type Ring struct {
 	mu     sync.Mutex
 	budget *Budget
-	file   *os.File
+	// fd is -1 while there is no file. It is a bare descriptor because there may
+	// be hundreds of rings, and an os.File is four objects on the heap.
+	fd     int
 	closed bool
 	// failed is set when no file could be made.
 	failed bool
@@ -69,8 +71,9 @@ type Ring struct {
 	charged   int64
 }
 
-// NewRing returns an empty ring. The file is made by the first Write.
-func NewRing(b *Budget) *Ring { return &Ring{budget: b} }
+// NewRing returns an empty ring. The file is made by the first Write, and stays
+// until Close.
+func NewRing(b *Budget) *Ring { return &Ring{budget: b, fd: -1} }
 
 // Write appends output. It never fails: what can't be kept, because the disk is
 // full, is not kept, but counts in offsets.
@@ -80,7 +83,7 @@ func (r *Ring) Write(p []byte) {
 	if r.closed {
 		return
 	}
-	if r.file == nil && !r.failed {
+	if r.fd < 0 && !r.failed {
 		r.open()
 	}
 	if r.failed {
@@ -91,7 +94,7 @@ func (r *Ring) Write(p []byte) {
 		r.grow(int64(len(p)))
 		at := r.total % r.size
 		n := min(int64(len(p)), r.size-at)
-		if _, err := r.file.WriteAt(p[:n], at); err != nil {
+		if !writeAt(r.fd, p[:n], at) {
 			r.lose(len(p))
 			return
 		}
@@ -110,11 +113,11 @@ func (r *Ring) lose(n int) {
 
 func (r *Ring) open() {
 	r.max = MaxOutput
-	r.file = tempFile()
-	if r.file == nil {
-		r.file, r.max = memFile(), maxInMemory
+	r.fd = tempFile()
+	if r.fd < 0 {
+		r.fd, r.max = memFile(), maxInMemory
 	}
-	if r.file == nil {
+	if r.fd < 0 {
 		r.failed = true
 		return
 	}
@@ -147,12 +150,36 @@ func (r *Ring) Range() (base, total int64) {
 func (r *Ring) ReadAt(p []byte, off int64) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if off < r.base || off >= r.total || r.closed || r.file == nil {
+	if off < r.base || off >= r.total || r.closed || r.fd < 0 {
 		return 0, io.EOF
 	}
 	at := off % r.size
 	n := min(int64(len(p)), r.total-off, r.size-at)
-	return r.file.ReadAt(p[:n], at)
+	for {
+		got, err := unix.Pread(r.fd, p[:n], at)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && got == 0 {
+			err = io.ErrUnexpectedEOF // nobody shortens it
+		}
+		return max(got, 0), err
+	}
+}
+
+// writeAt reports whether all could be written.
+func writeAt(fd int, p []byte, at int64) bool {
+	for len(p) > 0 {
+		n, err := unix.Pwrite(fd, p, at)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return false
+		}
+		p, at = p[n:], at+int64(n)
+	}
+	return true
 }
 
 // Close frees the space. What is written later is dropped.
@@ -165,38 +192,39 @@ func (r *Ring) Close() {
 	r.closed = true
 	r.base = r.total
 	r.budget.used.Add(-r.charged)
-	if r.file != nil {
-		r.file.Close()
+	if r.fd >= 0 {
+		_ = unix.Close(r.fd)
+		r.fd = -1
 	}
 }
 
-// tempFile returns a file without a name, nil when there is no place for one.
-func tempFile() *os.File {
+// tempFile returns a file without a name, -1 when there is no place for one.
+func tempFile() int {
 	for _, dir := range Dirs {
 		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 		if err == nil {
-			return os.NewFile(uintptr(fd), "history")
+			return fd
 		}
 	}
 	// Not every filesystem knows O_TMPFILE.
 	for _, dir := range Dirs {
 		name := filepath.Join(dir, fmt.Sprintf(".execd-%d-%s", os.Getpid(), strconv.FormatInt(serial.Add(1), 36)))
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 		if err == nil {
 			// Nothing else opens it: the name is new, and gone at once.
 			_ = os.Remove(name)
-			return f
+			return fd
 		}
 	}
-	return nil
+	return -1
 }
 
 var serial atomic.Int64
 
-func memFile() *os.File {
+func memFile() int {
 	fd, err := unix.MemfdCreate("history", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil
+		return -1
 	}
-	return os.NewFile(uintptr(fd), "history")
+	return fd
 }
