@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -25,20 +26,11 @@ func download(c *call) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, st, err := openRegular(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return err
-	case st.IsDir():
-		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: is a directory", path)
-	case !st.Mode().IsRegular():
-		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: not a regular file", path)
-	}
 	q := c.r.URL.Query()
 	if q.Has("offset") || q.Has("limit") {
 		return c.sendLines(f)
@@ -50,6 +42,41 @@ func download(c *call) error {
 		return c.sendRange(f, st.Size())
 	}
 	http.ServeContent(c.w, c.r, "", st.ModTime(), f)
+	return nil
+}
+
+// openRegular opens a file for reading, and nothing else: opening a device may do
+// something, and a FIFO's reader waits.
+func openRegular(path string) (*os.File, fs.FileInfo, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := mustBeRegular(path, st); err != nil {
+		return nil, nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	// It may be another one by now.
+	if st, err = f.Stat(); err == nil {
+		err = mustBeRegular(path, st)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, st, nil
+}
+
+func mustBeRegular(path string, st fs.FileInfo) error {
+	switch {
+	case st.IsDir():
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: is a directory", path)
+	case !st.Mode().IsRegular():
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidFile, "%s: not a regular file", path)
+	}
 	return nil
 }
 

@@ -25,12 +25,16 @@ import (
 func server(t *testing.T) (*httptest.Server, string) {
 	t.Helper()
 	dir := t.TempDir()
+	return serve(t, dir), dir
+}
+
+func serve(t *testing.T, dir string) *httptest.Server {
 	g := guest.New(map[string]string{"HOME": dir, "WHERE": dir}, account.Identity{Home: dir}, dir)
 	mux := http.NewServeMux()
 	New(func() *guest.Guest { return g }).Routes(mux)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
-	return s, dir
+	return s
 }
 
 // do sends a request and checks its status and, for errors, its code.
@@ -57,19 +61,27 @@ func do(t *testing.T, s *httptest.Server, method, path, body string, status int,
 
 func send(t *testing.T, s *httptest.Server, parts ...string) (int, string) {
 	t.Helper()
+	return post(t, s.URL+"/files/upload", parts...)
+}
+
+// post uploads parts, which are names and contents in turn.
+func post(t *testing.T, url string, parts ...string) (int, string) {
+	t.Helper()
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
 	for i := 0; i+1 < len(parts); i += 2 {
 		p, err := w.CreateFormFile(parts[i], parts[i])
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return 0, ""
 		}
 		io.WriteString(p, parts[i+1])
 	}
 	w.Close()
-	resp, err := http.Post(s.URL+"/files/upload", w.FormDataContentType(), &body)
+	resp, err := http.Post(url, w.FormDataContentType(), &body)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return 0, ""
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(resp.Body)

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
-	"syscall"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
@@ -64,21 +62,11 @@ func replace(c *call) error {
 }
 
 func replaceIn(path string, old, new []byte) (int, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, _, err := openRegular(path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	switch {
-	case st.IsDir():
-		return 0, &os.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
-	case !st.Mode().IsRegular():
-		return 0, &os.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
-	}
 	s := &substituter{in: bufio.NewReaderSize(f, max(writeBuffer, 2*len(old))), old: old, new: new}
 	// A first pass that finds nothing leaves the file untouched.
 	if n, err := s.count(); err != nil || n == 0 {
