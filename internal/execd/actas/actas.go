@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -16,7 +17,7 @@ import (
 
 // ErrNotMapped is returned for ids that the sandbox's user namespace does not
 // have.
-var ErrNotMapped = errors.New("the id does not exist in this sandbox")
+var ErrNotMapped = errors.New("not an id of this sandbox")
 
 // ErrNotAllowed is returned when execd itself may not change its identity,
 // because it was not started as root.
@@ -94,20 +95,20 @@ type identity struct {
 func take(id account.Identity) (*identity, error) {
 	// To the calls below this number means "keep", so they would not refuse it.
 	if id.UID == math.MaxUint32 || id.GID == math.MaxUint32 {
-		return nil, explain(syscall.EINVAL, "the user or group id", math.MaxUint32)
+		return nil, explain(syscall.EINVAL, "user or group", math.MaxUint32, "uid_map")
 	}
 	old, err := current()
 	if err != nil {
 		return nil, err
 	}
 	if err := setGroups(id.Groups); err != nil {
-		return old, explain(err, "the primary or a supplementary group", id.GID)
+		return old, explain(err, "one of the supplementary groups of the user with the group", id.GID, "gid_map")
 	}
 	if err := setEffective(unix.SYS_SETRESGID, int(id.GID)); err != nil {
-		return old, explain(err, "the group id", id.GID)
+		return old, explain(err, "group", id.GID, "gid_map")
 	}
 	if err := setEffective(unix.SYS_SETRESUID, int(id.UID)); err != nil {
-		return old, explain(err, "the user id", id.UID)
+		return old, explain(err, "user", id.UID, "uid_map")
 	}
 	if id.UID != 0 {
 		if err := powerless(); err != nil {
@@ -178,12 +179,29 @@ func powerless() error {
 	return nil
 }
 
-func explain(err error, what string, id uint32) error {
+func explain(err error, what string, id uint32, idMap string) error {
 	switch {
 	case errors.Is(err, syscall.EINVAL):
-		return fmt.Errorf("%s %d can't be used: %w", what, id, ErrNotMapped)
+		return fmt.Errorf("%s %d: %w%s", what, id, ErrNotMapped, mapped(idMap))
 	case errors.Is(err, syscall.EPERM):
 		return ErrNotAllowed
 	}
-	return fmt.Errorf("changing %s to %d: %w", what, id, err)
+	return fmt.Errorf("acting as %s %d: %w", what, id, err)
+}
+
+// mapped says which ids there are (user_namespaces(7)).
+func mapped(idMap string) string {
+	text, err := os.ReadFile("/proc/self/" + idMap)
+	if err != nil {
+		return ""
+	}
+	var ranges []string
+	for line := range strings.Lines(string(text)) {
+		var first, outside, count uint64
+		if _, err := fmt.Sscan(line, &first, &outside, &count); err == nil && count > 0 {
+			// The largest number is no id, though a map may have it.
+			ranges = append(ranges, fmt.Sprintf("%d to %d", first, min(first+count, math.MaxUint32)-1))
+		}
+	}
+	return ", which has " + strings.Join(ranges, " and ")
 }

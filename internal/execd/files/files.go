@@ -111,7 +111,7 @@ func (a *API) serve(c *call, h handler) {
 	err := actas.Do(c.as, func() { c.answer(h) })
 	switch {
 	case errors.Is(err, actas.ErrNotMapped):
-		web.Fail(c.w, web.BadBody("uid %d and gid %d: %v", c.as.UID, c.as.GID, err))
+		web.Fail(c.w, web.BadBody("%v", err))
 	case errors.Is(err, actas.ErrNotAllowed):
 		web.Fail(c.w, web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%v", err))
 	case err != nil:
