@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/account"
+	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 )
 
 const (
@@ -183,4 +187,23 @@ func TestScopedInParallel(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// Without an identity in the route, files belong to the user of the image.
+func TestPlainRoutesActAsTheImagesUser(t *testing.T) {
+	dir := t.TempDir()
+	home := open(t, dir)
+	g := guest.New(nil, account.Identity{UID: scopeUID, GID: scopeGID, Home: home}, dir)
+	mux := http.NewServeMux()
+	New(func() *guest.Guest { return g }).Routes(mux)
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	if status, b := send(t, s, "metadata", `{"path":"~/f"}`, "file", "x"); status != 200 {
+		t.Fatalf("%d %s", status, b)
+	}
+	if uid, gid := owner(t, filepath.Join(home, "f")); uid != scopeUID || gid != scopeGID {
+		t.Errorf("owned by %d:%d", uid, gid)
+	}
+	do(t, s, "POST", "/directories", `{"/byuser":{}}`, 500, "permission denied")
+	do(t, s, "POST", "/v1/filesystem/0/0/files/permissions", `{"home/f":{"owner":"root"}}`, 200, "")
 }
