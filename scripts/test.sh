@@ -5,7 +5,7 @@
 #   scripts/test.sh [go test arguments]
 #
 # Some tests need root and are skipped without it. The environments of the
-# official SDK and the starter image are kept in ${XDG_CACHE_HOME:-~/.cache}/paddock.
+# clients and the starter image are kept in ${XDG_CACHE_HOME:-~/.cache}/paddock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -18,7 +18,7 @@ const (
 	// testerTimeout bounds a run of the tester, testerBudget the seconds that
 	// it spends.
 	testerTimeout = 4 * time.Minute
-	testerBudget  = "40"
+	testerBudget  = "30"
 	// testerExamples is how many requests of each kind are made for each
 	// operation, besides those that cover the document's every rule.
 	testerExamples = "8"
@@ -36,7 +36,7 @@ func TestLifecycleDocument(t *testing.T) {
 	s := server(t)
 	// What is made from the image keeps it from being pruned.
 	s.Create(t, client.CreateRequest{Image: image, Entrypoint: []string{"sleep", "1000000"}})
-	tester(t, s, s.URL+"/openapi.json", "--phases", "coverage,fuzzing,stateful")
+	tester(t, s, s.URL+"/openapi.json", "--phases", "coverage,fuzzing,stateful", "--header", "OPEN-SANDBOX-API-KEY: "+s.Key)
 }
 
 // tester runs schemathesis on a document and makes a subtest of each operation.
@@ -53,7 +53,7 @@ func tester(t *testing.T, s *harness.Server, document string, args ...string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "bin", "st"), append([]string{
 		"--no-color", "--config-file", filepath.Join(hooks, "schemathesis.toml"),
-		"run", document, "--header", "OPEN-SANDBOX-API-KEY: " + s.Key,
+		"run", document,
 		"--report-junit-path", junit, "--continue-on-failure", "--warnings", "off",
 		"--max-examples", testerExamples, "--max-time", testerBudget, "--request-timeout", "30", "--seed", "1",
 	}, args...)...)
@@ -93,4 +93,18 @@ func tester(t *testing.T, s *harness.Server, document string, args ...string) {
 		t.Log(strings.Join(strings.Fields(summary), " "))
 	}
 	deleteOthers(t, s)
+}
+
+// execd answers requests made from its document as the document says.
+func TestExecdDocument(t *testing.T) {
+	s := server(t)
+	sb := s.Create(t, client.CreateRequest{Image: image, Entrypoint: []string{"sleep", "1000000"}})
+	var endpoint struct{ Headers map[string]string }
+	s.Do(t, "GET", "/v1/sandboxes/"+sb.ID+"/endpoints/44772", nil).JSON(t, &endpoint)
+	const header = "OpenSandbox-Secure-Access"
+	tester(t, s, filepath.Join(harness.Root(), "api", "execd.yaml"),
+		"--url", s.URL+"/v1/sandboxes/"+sb.ID+"/proxy/44772", "--phases", "coverage,fuzzing,stateful",
+		"--header", header+": "+endpoint.Headers[header],
+		// Endless streams, what is somebody else's, and forms of pairs of parts.
+		"--exclude-path-regex", "/watch$|^/proxy/|^/files/upload$")
 }
