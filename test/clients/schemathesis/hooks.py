@@ -168,6 +168,13 @@ def paths(case):
             case.body["/tmp/good"] = value
 
 
+def replacements(case):
+    """In a file: what the others use is a directory at times."""
+    paths(case)
+    if isinstance(case.body, dict) and "/tmp/good" in case.body:
+        case.body["/etc/profile"] = case.body.pop("/tmp/good")
+
+
 def moves(case):
     if isinstance(case.body, list):
         case.body[:] = [{"src": "/tmp/good", "dest": "/tmp/better"} for _ in case.body[:1]]
@@ -204,7 +211,7 @@ GOOD = {
     ("POST", "/directories/archive"): path,
     ("POST", "/files/permissions"): paths,
     ("POST", "/directories"): paths,
-    ("POST", "/files/replace"): paths,
+    ("POST", "/files/replace"): replacements,
     ("POST", "/files/mv"): moves,
     ("POST", "/images"): pull,
     ("DELETE", "/images"): named("ref"),
