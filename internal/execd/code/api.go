@@ -2,6 +2,7 @@ package code
 
 import (
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
@@ -73,9 +74,16 @@ func (a *API) Routes(mux *http.ServeMux) {
 // Close ends all contexts with their drivers. Runs that are under way end with
 // an error.
 func (a *API) Close() {
-	for _, c := range a.contexts.takeAll() {
-		c.close()
+	closeAll(a.contexts.takeAll())
+}
+
+// closeAll closes contexts at the same time: each may take a while.
+func closeAll(all []*codeContext) {
+	var closing sync.WaitGroup
+	for _, c := range all {
+		closing.Go(c.close)
 	}
+	closing.Wait()
 }
 
 // Has reports whether id names a context.
@@ -131,7 +139,7 @@ func (a *API) createContext(w http.ResponseWriter, r *http.Request) error {
 	if req.Language == "" {
 		return web.BadBody("language is missing; it is one of %s", known())
 	}
-	lang, err := kernelLanguage(req.Language)
+	lang, err := a.language(req.Language)
 	if err != nil {
 		return err
 	}
@@ -156,7 +164,7 @@ func (a *API) listContexts(w http.ResponseWriter, r *http.Request) error {
 	var lang *language
 	if name := r.URL.Query().Get("language"); name != "" {
 		var err error
-		if lang, err = kernelLanguage(name); err != nil {
+		if lang, err = a.language(name); err != nil {
 			return err
 		}
 	}
@@ -174,15 +182,17 @@ func (a *API) deleteContexts(w http.ResponseWriter, r *http.Request) error {
 	if name == "" {
 		return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter language is missing; it is one of %s", known())
 	}
-	lang, err := kernelLanguage(name)
+	lang, err := a.language(name)
 	if err != nil {
 		return err
 	}
+	var all []*codeContext
 	for _, c := range a.contexts.list(lang) {
 		if a.contexts.take(c.id) != nil {
-			c.close()
+			all = append(all, c)
 		}
 	}
+	closeAll(all)
 	w.WriteHeader(http.StatusOK)
 	return nil
 }

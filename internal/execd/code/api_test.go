@@ -336,7 +336,7 @@ func TestKernelDies(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-d.proc.Done()
+	<-d.done()
 	s.check("after", step{out: "y", err: "had ended (signal: killed)"}, s.in(id, "print('y')"))
 	s.check("later", step{out: "z", err: "-"}, s.in(id, "print('z')"))
 }
@@ -432,7 +432,7 @@ func TestCloseEndsDrivers(t *testing.T) {
 	}
 	var drivers []*process.Process
 	for _, c := range s.api.contexts.list(nil) {
-		drivers = append(drivers, c.driver.proc)
+		drivers = append(drivers, c.driver.(*driver).proc)
 	}
 	s.api.Close()
 	for _, p := range drivers {

@@ -51,9 +51,14 @@ type codeContext struct {
 	// closed is set when the context is deleted.
 	closed bool
 	// driver is nil when the next run has to start one.
-	driver *driver
-	// lost says how the last driver ended; the next run tells.
-	lost string
+	driver backend
+	// plain is set when the language's own driver is to be used, because the
+	// kernel could not be started.
+	plain bool
+	// optional says that of the driver (see API.start).
+	optional bool
+	// note is what the next run is to tell first.
+	note string
 	// active is the run that is under way.
 	active *run
 	// runs numbers the runs, over all drivers.
@@ -66,7 +71,7 @@ type run struct {
 	stream *event.Stream
 	began  time.Time
 	since  process.Stamp
-	driver *driver
+	driver backend
 	// reports are those of this run, in order.
 	reports chan report
 	// started is closed when the driver has begun with the code.
@@ -124,56 +129,65 @@ func (c *codeContext) warm(ctx context.Context) error {
 }
 
 // ready returns a driver that waits for code. The caller has the context.
-func (c *codeContext) ready(ctx context.Context) (*driver, error) {
-	d, err := c.current()
+func (c *codeContext) ready(ctx context.Context) (backend, error) {
+	d, optional, err := c.current()
 	if err != nil {
 		return nil, err
 	}
 	timer := time.NewTimer(startWait)
 	defer timer.Stop()
 	select {
-	case <-d.ready:
+	case <-d.readied():
 		return d, nil
-	case <-d.proc.Done():
+	case <-d.done():
 		reason := d.failure()
-		c.drop(d, "")
-		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%s could not be started for %s: %s", d.program, c.lang.name, reason)
+		c.drop(d)
+		if optional {
+			c.mu.Lock()
+			c.plain = true
+			c.note = fmt.Sprintf("%s could not be started: %s; this context works without it", d.title(), reason)
+			c.mu.Unlock()
+			return c.ready(ctx)
+		}
+		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%s could not be started for %s: %s", d.title(), c.lang.name, reason)
 	case <-timer.C:
 		d.kill()
-		c.drop(d, "")
-		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%s did not get ready for %s within %s", d.program, c.lang.name, startWait)
+		c.drop(d)
+		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%s did not get ready for %s within %s", d.title(), c.lang.name, startWait)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
 // current returns the driver, and starts one when there is none or it is dead.
-func (c *codeContext) current() (*driver, error) {
+// optional is set when the context can do without it.
+func (c *codeContext) current() (d backend, optional bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, notFound(c.id)
+		return nil, false, notFound(c.id)
 	}
 	if d := c.driver; d != nil {
-		if !d.ended() {
-			return d, nil
+		if !ended(d) {
+			return d, c.optional, nil
 		}
-		c.driver, c.lost = nil, d.proc.Exit().String()
+		_, how := d.ending()
+		c.driver, c.note = nil, fmt.Sprintf("the %s process of this context had ended (%s); this run starts a new one, without the earlier state", c.lang.name, how)
 	}
-	d, err := startDriver(c.api.opts, c.lang, c.dir)
+	d, optional, err = c.api.start(c.lang, c.dir, c.plain)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	c.driver = d
-	return d, nil
+	c.driver, c.optional = d, optional
+	return d, optional, nil
 }
 
-// drop forgets a driver. lost, when not empty, is what the next run is to tell.
-func (c *codeContext) drop(d *driver, lost string) {
+// drop forgets a driver.
+func (c *codeContext) drop(d backend) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.driver == d {
-		c.driver, c.lost = nil, lost
+		c.driver = nil
 	}
 }
 
@@ -214,11 +228,11 @@ func (c *codeContext) begin(x *run) {
 	c.runs++
 	x.n = c.runs
 	c.active = x
-	lost := c.lost
-	c.lost = ""
+	note := c.note
+	c.note = ""
 	c.mu.Unlock()
-	if lost != "" {
-		x.stream.Output(event.Stderr, fmt.Appendf(nil, "[the %s process of this context had ended (%s); this run starts a new one, without the earlier state]\n", c.lang.name, lost))
+	if note != "" {
+		x.stream.Output(event.Stderr, fmt.Appendf(nil, "[%s]\n", note))
 	}
 	x.stream.Status("busy")
 	x.driver.attach(x)
@@ -234,7 +248,7 @@ func (c *codeContext) follow(ctx context.Context, x *run) {
 			if c.handle(x, rep) {
 				return
 			}
-		case <-x.driver.proc.Done():
+		case <-x.driver.done():
 			c.died(x)
 			return
 		case <-gone:
@@ -253,6 +267,8 @@ func (c *codeContext) handle(x *run, rep report) bool {
 	switch rep.Kind {
 	case reportBusy:
 		x.startedOnce.Do(func() { close(x.started) })
+	case reportOutput:
+		x.stream.Output(rep.Name, []byte(rep.Value))
 	case reportDisplay:
 		x.driver.settle(x.stream.Gone())
 		x.stream.Result(rep.Data)
@@ -264,6 +280,10 @@ func (c *codeContext) handle(x *run, rep report) bool {
 	case reportDone, reportError:
 		x.driver.settle(x.stream.Gone())
 		c.count(x, rep)
+		if rep.Leaving {
+			// The next run is not to meet a kernel that is about to end.
+			await(x.driver, leaveWait)
+		}
 		c.over(x)
 		x.stream.Status("idle")
 		c.conclude(x, rep)
@@ -305,8 +325,8 @@ func (c *codeContext) over(x *run) {
 // died ends a run whose driver has ended.
 func (c *codeContext) died(x *run) {
 	x.driver.drain(x.stream.Gone())
-	exit := x.driver.proc.Exit()
-	c.drop(x.driver, "")
+	exit, how := x.driver.ending()
+	c.drop(x.driver)
 	c.over(x)
 	x.mu.Lock()
 	verdict := x.verdict
@@ -319,7 +339,7 @@ func (c *codeContext) died(x *run) {
 		return
 	}
 	if verdict == "" {
-		verdict = fmt.Sprintf("the %s process ended during the run (%s)", c.lang.name, exit)
+		verdict = fmt.Sprintf("the %s process ended during the run (%s)", c.lang.name, how)
 		if exit.Signal == 9 {
 			verdict += "; a frequent cause is the memory limit"
 		}
@@ -363,7 +383,7 @@ func (c *codeContext) halt(x *run) {
 		if c.ask(x, deadline.C) {
 			return
 		}
-		x.doom(fmt.Sprintf("the code did not stop within %s of the interrupt, so its %s process was killed", c.api.grace, c.lang.name))
+		x.doom(fmt.Sprintf("the code did not stop within %s of the interrupt%s, so its %s process was killed", c.api.grace, x.driver.state(), c.lang.name))
 		x.driver.kill()
 	})
 }
@@ -405,8 +425,8 @@ func (x *run) doom(verdict string) {
 	x.verdict = verdict
 }
 
-// close ends the context with its driver. It is called once, after the context
-// was taken out of the registry.
+// close ends the context with its driver, which gets time to clean up when it
+// is idle. It is called once, after the context was taken out of the registry.
 func (c *codeContext) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -415,14 +435,21 @@ func (c *codeContext) close() {
 	if d == nil {
 		return
 	}
-	if x != nil {
-		x.doom("the context was deleted")
+	if x == nil {
+		d.quit()
+		return
 	}
+	x.doom("the context was deleted")
 	d.kill()
-	timer := time.NewTimer(killWait)
+	await(d, killWait)
+}
+
+// await returns when a backend has ended, or after a time.
+func await(b backend, limit time.Duration) {
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case <-d.proc.Done():
+	case <-b.done():
 	case <-timer.C:
 	}
 }

@@ -413,18 +413,27 @@ func nudge(f *os.File, text string) {
 	})
 }
 
+func (d *driver) title() string { return d.program }
+
+func (d *driver) readied() <-chan struct{} { return d.ready }
+
+func (d *driver) done() <-chan struct{} { return d.proc.Done() }
+
+func (d *driver) ending() (process.Exit, string) {
+	exit := d.proc.Exit()
+	return exit, exit.String()
+}
+
+func (d *driver) state() string { return "" }
+
+// quit kills the driver: none of them has something to clean up.
+func (d *driver) quit() {
+	d.kill()
+	await(d, killWait)
+}
+
 // kill ends the driver and what is in its process group.
 func (d *driver) kill() { d.proc.SignalGroup(syscall.SIGKILL) }
-
-// ended reports whether the driver is gone.
-func (d *driver) ended() bool {
-	select {
-	case <-d.proc.Done():
-		return true
-	default:
-		return false
-	}
-}
 
 // failure explains the end of a driver that was never ready.
 func (d *driver) failure() string {

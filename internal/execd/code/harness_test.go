@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -65,10 +66,17 @@ func newSandbox(t testing.TB) *sandbox {
 
 func newSandboxPath(t testing.TB, path string) *sandbox {
 	t.Helper()
+	return newSandboxEnv(t, path, nil)
+}
+
+// newSandboxEnv has further variables.
+func newSandboxEnv(t testing.TB, path string, more map[string]string) *sandbox {
+	t.Helper()
 	dir := t.TempDir()
 	// The compiler's cache would be empty, and filled, in every test.
 	cache, _ := os.UserCacheDir()
 	env := map[string]string{"PATH": path, "HOME": dir, "GOCACHE": filepath.Join(cache, "go-build"), guest.EnvFileVar: filepath.Join(dir, ".env"), "LANG": "C.UTF-8"}
+	maps.Copy(env, more)
 	id := account.Identity{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: dir}
 	g := guest.New(env, id, dir)
 	api := New(Options{

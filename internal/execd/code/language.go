@@ -2,6 +2,7 @@ package code
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	_ "embed"
@@ -58,6 +59,9 @@ type language struct {
 	probe bool
 	// env changes the environment; nil leaves it as it is.
 	env func([]string) []string
+	// kernel names the Jupyter kernel that the language stands for; empty for
+	// a language that has a driver.
+	kernel string
 }
 
 // pythonStart reads the driver's program, which is not in its argument so that
@@ -142,6 +146,9 @@ var languages = []*language{
 	},
 }
 
+// python is the language that has a kernel of its own in many images.
+var python = languages[0]
+
 // languageNames finds a language by its name or an alias.
 var languageNames = func() map[string]*language {
 	m := make(map[string]*language)
@@ -166,19 +173,10 @@ func isShell(name string) (shell, background bool) {
 	return false, false
 }
 
-// kernelLanguage finds the language of a context.
-func kernelLanguage(name string) (*language, error) {
+// called reports whether the language has that name.
+func (l *language) called(name string) bool {
 	lower := strings.ToLower(name)
-	if l := languageNames[lower]; l != nil {
-		return l, nil
-	}
-	if shell, _ := isShell(lower); shell {
-		return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language %q has no contexts: each command is on its own; use POST /session to keep a shell's state, or the language bash", name)
-	}
-	if lower == "sql" {
-		return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language \"sql\" is not supported: use a client of your database from python or a command (in python: import sqlite3)")
-	}
-	return nil, web.Errorf(http.StatusInternalServerError, web.CodeNotSupported, "language %q is not supported; the languages are %s, and command for a shell command", cut(name, 100), known())
+	return lower == l.name || slices.Contains(l.aliases, lower)
 }
 
 // environ is the environment of the language's driver.

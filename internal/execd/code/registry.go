@@ -72,7 +72,7 @@ func (r *registry) list(lang *language) []*codeContext {
 	defer r.mu.Unlock()
 	var list []*codeContext
 	for _, c := range r.byID {
-		if lang == nil || c.lang == lang {
+		if lang == nil || c.lang.name == lang.name {
 			list = append(list, c)
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	reportResult  = "result"
 	reportDone    = "done"
 	reportError   = "error"
+	// reportOutput is not for drivers, whose output comes through pipes: it is
+	// a kernel's.
+	reportOutput = "output"
 )
 
 // report is one line from a driver. Everything in it may be the work of the
@@ -39,10 +42,13 @@ type report struct {
 	Code int64 `json:"code"`
 	// Data is a result by MIME type.
 	Data map[string]json.RawMessage `json:"data"`
-	// Name, Value and Traceback describe an error.
+	// Name, Value and Traceback describe an error. Name and Value are the kind
+	// and the text of output.
 	Name      string   `json:"ename"`
 	Value     string   `json:"evalue"`
 	Traceback []string `json:"traceback"`
+	// Leaving says that the code told its kernel to end.
+	Leaving bool `json:"-"`
 }
 
 // parseReport is false for what is no report. What follows from one is bounded.

@@ -119,12 +119,12 @@ func (a *API) contextOf(req *runRequest) (*codeContext, error) {
 		if c == nil {
 			return nil, notFound(req.Context.ID)
 		}
-		if name := req.Context.Language; name != "" && languageNames[strings.ToLower(name)] != c.lang {
+		if name := req.Context.Language; name != "" && !c.lang.called(name) {
 			return nil, web.BadBody("context.language is %q, but context %q is one of %s; leave the language out", name, c.id, c.lang.name)
 		}
 		return c, nil
 	}
-	lang, err := kernelLanguage(req.Context.Language)
+	lang, err := a.language(req.Context.Language)
 	if err != nil {
 		return nil, err
 	}
