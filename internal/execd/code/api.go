@@ -3,6 +3,7 @@ package code
 import (
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
@@ -39,6 +40,8 @@ type API struct {
 	grace time.Duration
 	// large holds a token for each large request body that is being read.
 	large chan struct{}
+	// waited is set when the Jupyter server has been waited for.
+	waited atomic.Bool
 }
 
 // New returns an API without contexts.
@@ -139,7 +142,7 @@ func (a *API) createContext(w http.ResponseWriter, r *http.Request) error {
 	if req.Language == "" {
 		return web.BadBody("language is missing; it is one of %s", known())
 	}
-	lang, err := a.language(req.Language)
+	lang, err := a.language(r.Context(), req.Language)
 	if err != nil {
 		return err
 	}
@@ -164,7 +167,7 @@ func (a *API) listContexts(w http.ResponseWriter, r *http.Request) error {
 	var lang *language
 	if name := r.URL.Query().Get("language"); name != "" {
 		var err error
-		if lang, err = a.language(name); err != nil {
+		if lang, err = a.language(r.Context(), name); err != nil {
 			return err
 		}
 	}
@@ -182,7 +185,7 @@ func (a *API) deleteContexts(w http.ResponseWriter, r *http.Request) error {
 	if name == "" {
 		return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter language is missing; it is one of %s", known())
 	}
-	lang, err := a.language(name)
+	lang, err := a.language(r.Context(), name)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,13 @@
 package code
 
 import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/execd/code/jupyter"
 	"github.com/paddock-sandbox/paddock/internal/execd/process"
+	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
 // backend is what runs the code of one context: a driver or a kernel. It serves
@@ -17,6 +23,9 @@ type backend interface {
 	ending() (process.Exit, string)
 	// failure explains the end of one that was never ready.
 	failure() string
+	// shell reports whether it reads code as a shell does, whose end can be what
+	// the code wanted.
+	shell() bool
 	// order gives it code to run as the run with that number.
 	order(n uint64, code string) error
 	// attach makes x the run that output and reports belong to. What was
@@ -55,22 +64,61 @@ func ended(b backend) bool {
 	}
 }
 
-// start begins a backend for a context. It does not wait until it is ready.
-// optional is set when another start, for which plain is true, may succeed where
-// this one fails.
-func (a *API) start(lang *language, dir string, plain bool) (b backend, optional bool, err error) {
-	if plain {
-		b, err = startDriver(a.opts, lang, dir)
-		return b, false, err
+// await returns when a backend has ended, or after a time.
+func await(b backend, limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-b.done():
+	case <-timer.C:
 	}
-	spec, optional, err := a.kernelOf(lang, dir)
-	if err != nil {
-		return nil, false, err
+}
+
+// choice is what is to run the code of a language.
+type choice struct {
+	// spec is a kernel, nil for the language's driver.
+	spec *jupyter.Spec
+	// server has the kernel; nil for one that execd starts.
+	server *jupyter.Server
+	// optional is set when the driver would do as well.
+	optional bool
+	// note, when not empty, is to be told to the user.
+	note string
+}
+
+// start begins a backend. It does not wait until it is ready.
+func (a *API) start(lang *language, c choice, dir string) (backend, error) {
+	switch {
+	case c.server != nil:
+		return startRemote(c.server, c.spec, lang, dir), nil
+	case c.spec != nil:
+		return startKernel(a.opts, c.spec, dir)
 	}
-	if spec == nil {
-		b, err = startDriver(a.opts, lang, dir)
-		return b, false, err
+	return startDriver(a.opts, lang, dir)
+}
+
+// choose decides what runs the code of a language: a kernel of the Jupyter
+// server that the environment names, ipykernel for Python, the language's
+// driver, and at last any installed kernel of the language.
+func (a *API) choose(ctx context.Context, lang *language, dir string) (choice, error) {
+	in := a.kernels(dir)
+	if lang.kernel == "" && in.env[kernelsVar] == kernelsOff {
+		return choice{}, nil
 	}
-	b, err = startKernel(a.opts, spec, dir)
-	return b, optional, err
+	program, lacks := lang.find(in.search, dir)
+	c, err := a.onServer(ctx, in, lang, lacks != nil)
+	if err != nil || c.spec != nil {
+		return c, err
+	}
+	switch {
+	case lang.kernel != "":
+		if c.spec = in.named(lang.kernel); c.spec == nil {
+			return c, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "the kernel %q of this context is no longer installed", lang.kernel)
+		}
+	case lacks != nil:
+		c.spec = first(in.specs, lang.names()...)
+	case lang == python:
+		c.spec, c.optional = in.interpreter(program), true
+	}
+	return c, nil
 }

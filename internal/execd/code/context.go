@@ -53,9 +53,9 @@ type codeContext struct {
 	// driver is nil when the next run has to start one.
 	driver backend
 	// plain is set when the language's own driver is to be used, because the
-	// kernel could not be started.
+	// kernel could not be started. Only who has the context changes it.
 	plain bool
-	// optional says that of the driver (see API.start).
+	// optional says that of the driver (see choice).
 	optional bool
 	// note is what the next run is to tell first.
 	note string
@@ -130,7 +130,7 @@ func (c *codeContext) warm(ctx context.Context) error {
 
 // ready returns a driver that waits for code. The caller has the context.
 func (c *codeContext) ready(ctx context.Context) (backend, error) {
-	d, optional, err := c.current()
+	d, err := c.current(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,11 +142,7 @@ func (c *codeContext) ready(ctx context.Context) (backend, error) {
 	case <-d.done():
 		reason := d.failure()
 		c.drop(d)
-		if optional {
-			c.mu.Lock()
-			c.plain = true
-			c.note = fmt.Sprintf("%s could not be started: %s; this context works without it", d.title(), reason)
-			c.mu.Unlock()
+		if c.giveUp(fmt.Sprintf("%s could not be started: %s; this context works without it", d.title(), reason)) {
 			return c.ready(ctx)
 		}
 		return nil, web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%s could not be started for %s: %s", d.title(), c.lang.name, reason)
@@ -159,27 +155,60 @@ func (c *codeContext) ready(ctx context.Context) (backend, error) {
 	}
 }
 
+// giveUp makes the context use the language's own driver if the kernel that
+// failed was a choice. The note tells the user.
+func (c *codeContext) giveUp(note string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.optional || c.plain {
+		return false
+	}
+	c.plain, c.note = true, note
+	return true
+}
+
 // current returns the driver, and starts one when there is none or it is dead.
-// optional is set when the context can do without it.
-func (c *codeContext) current() (d backend, optional bool, err error) {
+func (c *codeContext) current(ctx context.Context) (backend, error) {
+	d, err := c.living()
+	if d != nil || err != nil {
+		return d, err
+	}
+	var what choice
+	if !c.plain {
+		if what, err = c.api.choose(ctx, c.lang, c.dir); err != nil {
+			return nil, err
+		}
+	}
+	if d, err = c.api.start(c.lang, what, c.dir); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, false, notFound(c.id)
+		d.kill()
+		return nil, notFound(c.id)
 	}
-	if d := c.driver; d != nil {
-		if !ended(d) {
-			return d, c.optional, nil
-		}
+	c.driver, c.optional = d, what.optional
+	if what.note != "" {
+		c.note = what.note
+	}
+	return d, nil
+}
+
+// living returns the driver unless it is dead or there is none.
+func (c *codeContext) living() (backend, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, notFound(c.id)
+	}
+	d := c.driver
+	if d != nil && ended(d) {
 		_, how := d.ending()
 		c.driver, c.note = nil, fmt.Sprintf("the %s process of this context had ended (%s); this run starts a new one, without the earlier state", c.lang.name, how)
+		return nil, nil
 	}
-	d, optional, err = c.api.start(c.lang, c.dir, c.plain)
-	if err != nil {
-		return nil, false, err
-	}
-	c.driver, c.optional = d, optional
-	return d, optional, nil
+	return d, nil
 }
 
 // drop forgets a driver.
@@ -331,7 +360,7 @@ func (c *codeContext) died(x *run) {
 	x.mu.Lock()
 	verdict := x.verdict
 	x.mu.Unlock()
-	if c.lang.shell && verdict == "" && exit.Signal == 0 {
+	if x.driver.shell() && verdict == "" && exit.Signal == 0 {
 		// The code said exit.
 		x.stream.Output(event.Stderr, []byte("[the shell of this context has ended; the next run starts a new one]\n"))
 		x.stream.Status("idle")
@@ -411,7 +440,7 @@ func (c *codeContext) ask(x *run, deadline <-chan time.Time) bool {
 			// that: shells do. The other drivers notice every interrupt, and
 			// what the code does about one, cleaning up for instance, is not to
 			// be interrupted by another.
-			x.driver.interrupt(x, !c.lang.shell)
+			x.driver.interrupt(x, !x.driver.shell())
 		case <-deadline:
 			return false
 		}
@@ -442,14 +471,4 @@ func (c *codeContext) close() {
 	x.doom("the context was deleted")
 	d.kill()
 	await(d, killWait)
-}
-
-// await returns when a backend has ended, or after a time.
-func await(b backend, limit time.Duration) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-b.done():
-	case <-timer.C:
-	}
 }

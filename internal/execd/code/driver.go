@@ -424,6 +424,8 @@ func (d *driver) ending() (process.Exit, string) {
 	return exit, exit.String()
 }
 
+func (d *driver) shell() bool { return d.lang.shell }
+
 func (d *driver) state() string { return "" }
 
 // quit kills the driver: none of them has something to clean up.

@@ -1,6 +1,7 @@
 package code
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -70,23 +71,24 @@ func (in *installed) prefixes() []string {
 	return all
 }
 
+func (in *installed) named(name string) *jupyter.Spec { return named(in.specs, name) }
+
 // named finds the kernel with that name, and nil when there is none.
-func (in *installed) named(name string) *jupyter.Spec {
-	i := slices.IndexFunc(in.specs, func(s *jupyter.Spec) bool { return s.Name == strings.ToLower(name) })
+func named(specs []*jupyter.Spec, name string) *jupyter.Spec {
+	i := slices.IndexFunc(specs, func(s *jupyter.Spec) bool { return strings.EqualFold(s.Name, name) })
 	if i < 0 {
 		return nil
 	}
-	return in.specs[i]
+	return specs[i]
 }
 
-// of finds the first kernel of a language.
-func (in *installed) of(names ...string) *jupyter.Spec {
-	for _, s := range in.specs {
-		if slices.ContainsFunc(names, s.Is) {
-			return s
-		}
+// first finds the first kernel of a language, which may have several names.
+func first(specs []*jupyter.Spec, names ...string) *jupyter.Spec {
+	i := slices.IndexFunc(specs, func(s *jupyter.Spec) bool { return slices.ContainsFunc(names, s.Is) })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return specs[i]
 }
 
 // interpreter finds the ipykernel of a Python interpreter.
@@ -118,34 +120,9 @@ func sameProgram(a, b string) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
-// kernelOf returns the kernel that is to run the code of a language, and nil
-// for its driver. optional is set when the driver would do as well.
-func (a *API) kernelOf(lang *language, dir string) (spec *jupyter.Spec, optional bool, err error) {
-	if lang.kernel != "" {
-		if spec = a.kernels(dir).named(lang.kernel); spec == nil {
-			err = web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "the kernel %q of this context is no longer installed", lang.kernel)
-		}
-		return spec, false, err
-	}
-	g := a.opts.Guest()
-	_, path := g.Environ(g.Identity, nil)
-	program, lacks := lang.find(path, dir)
-	if lacks == nil && lang != python {
-		return nil, false, nil
-	}
-	in := a.kernels(dir)
-	switch {
-	case in.env[kernelsVar] == kernelsOff:
-		return nil, false, nil
-	case lacks == nil:
-		return in.interpreter(program), true, nil
-	}
-	return in.of(append(lang.aliases, lang.name)...), false, nil
-}
-
 // language finds the language of a context by its name: one that has a driver,
-// an installed kernel, or the language of one.
-func (a *API) language(name string) (*language, error) {
+// a kernel, or the language of a kernel.
+func (a *API) language(ctx context.Context, name string) (*language, error) {
 	lower := strings.ToLower(name)
 	if l := languageNames[lower]; l != nil {
 		return l, nil
@@ -154,13 +131,19 @@ func (a *API) language(name string) (*language, error) {
 		return nil, refuseLanguage(name, nil)
 	}
 	in := a.kernels(a.opts.Guest().Cwd)
+	specs := in.specs
+	if server, err := in.server(); err == nil && server != nil {
+		// One that does not answer has no kernels.
+		theirs, _ := a.ask(ctx, server)
+		specs = append(theirs, specs...)
+	}
 	wanted, only := strings.CutPrefix(lower, kernelPrefix)
-	spec := in.named(wanted)
+	spec := named(specs, wanted)
 	if spec == nil && !only {
-		spec = in.of(lower)
+		spec = first(specs, lower)
 	}
 	if spec == nil {
-		return nil, refuseLanguage(name, in.specs)
+		return nil, refuseLanguage(name, specs)
 	}
 	return &language{name: lower, kernel: spec.Name}, nil
 }

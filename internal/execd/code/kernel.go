@@ -35,8 +35,9 @@ const (
 type host interface {
 	// title names the kernel in messages.
 	title() string
-	// connect connects to the kernel as soon as it accepts connections.
-	connect(ctx context.Context, h jupyter.Handler) (jupyter.Conn, error)
+	// connect connects to the kernel as soon as it accepts connections. session
+	// names the client.
+	connect(ctx context.Context, session string, h jupyter.Handler) (jupyter.Conn, error)
 	// done is closed when the kernel has ended.
 	done() <-chan struct{}
 	// ending and failure are those of a backend.
@@ -76,6 +77,8 @@ type kernel struct {
 	cur   *run
 	early [2][]byte
 	exec  *execution
+	// asked is closed when the kernel has had an interrupt; nil for none.
+	asked chan struct{}
 }
 
 // execution is what is known of the run that a kernel executes.
@@ -96,8 +99,9 @@ type execution struct {
 	leaving bool
 }
 
-// newKernel returns the backend of a kernel that is being started.
-func newKernel(h host) *kernel {
+// newKernel returns the backend of a kernel that is being started. setup is code
+// that it runs first, empty for none.
+func newKernel(h host, setup string) *kernel {
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	k := &kernel{
 		host: h, session: jupyter.NewID(), cancel: cancel,
@@ -113,14 +117,14 @@ func newKernel(h host) *kernel {
 			conn.Close()
 		}
 	}()
-	go k.begin(ctx)
+	go k.begin(ctx, setup)
 	return k
 }
 
 // begin waits until the kernel answers.
-func (k *kernel) begin(ctx context.Context) {
+func (k *kernel) begin(ctx context.Context, setup string) {
 	defer k.cancel()
-	conn, err := k.host.connect(ctx, jupyter.Handler{Message: k.message, Skipped: k.skipped, Broken: k.lose})
+	conn, err := k.host.connect(ctx, k.session, jupyter.Handler{Message: k.message, Skipped: k.skipped, Broken: k.lose})
 	if err != nil {
 		k.fail(err)
 		return
@@ -133,7 +137,11 @@ func (k *kernel) begin(ctx context.Context) {
 		conn.Close()
 		return
 	}
-	if err := k.greet(ctx); err != nil {
+	if err = k.greet(ctx); err == nil && setup != "" {
+		// Runs come after it, whether it works or not.
+		err = k.send(jupyter.Shell, "execute_request", executeRequest{Code: setup, Silent: true})
+	}
+	if err != nil {
 		k.fail(err)
 		return
 	}
@@ -210,6 +218,7 @@ func (k *kernel) readied() <-chan struct{}    { return k.ready }
 func (k *kernel) done() <-chan struct{}       { return k.host.done() }
 func (k *kernel) settle(stop <-chan struct{}) {}
 func (k *kernel) drain(stop <-chan struct{})  {}
+func (k *kernel) shell() bool                 { return false }
 func (k *kernel) acknowledge()                {}
 func (k *kernel) kill()                       { k.host.kill() }
 
@@ -233,16 +242,35 @@ func (k *kernel) failure() string {
 	return text
 }
 
+// executeRequest is the content of a request to run code. What is asked for by
+// the code is never allowed, and an error ends nothing but its own run.
+type executeRequest struct {
+	Code        string   `json:"code"`
+	Silent      bool     `json:"silent"`
+	Store       bool     `json:"store_history"`
+	Expressions struct{} `json:"user_expressions"`
+	Stdin       bool     `json:"allow_stdin"`
+	Stop        bool     `json:"stop_on_error"`
+}
+
 // order implements backend. attach was called before.
 func (k *kernel) order(n uint64, code string) error {
-	m, err := jupyter.NewMessage(k.session, jupyter.Shell, "execute_request", map[string]any{
-		"code": code, "silent": false, "store_history": true, "user_expressions": struct{}{},
-		"allow_stdin": false, "stop_on_error": false,
-	})
+	m, err := jupyter.NewMessage(k.session, jupyter.Shell, "execute_request", executeRequest{Code: code, Store: true})
 	if err != nil {
 		return err
 	}
 	k.mu.Lock()
+	if asked := k.asked; asked != nil {
+		k.mu.Unlock()
+		timer := time.NewTimer(askWait)
+		defer timer.Stop()
+		select {
+		case <-asked:
+		case <-k.done():
+		case <-timer.C:
+		}
+		k.mu.Lock()
+	}
 	if k.cur == nil || k.cur.n != n {
 		k.mu.Unlock()
 		return errors.New("the run is over")
@@ -278,18 +306,32 @@ func (k *kernel) detach() {
 func (k *kernel) interrupt(x *run, spare bool) {
 	family := k.host.children(x.since)
 	k.mu.Lock()
-	live := k.cur == x
-	if live && !spare && !k.host.byMessage() {
-		k.host.interrupt()
+	if k.cur != x {
+		k.mu.Unlock()
+		return
 	}
-	if live {
-		process.Signal(family, interruptSignal)
+	process.Signal(family, interruptSignal)
+	if !spare && k.asked == nil {
+		k.asked = make(chan struct{})
 	}
 	k.mu.Unlock()
-	if live && !spare && k.host.byMessage() {
-		// A message that comes when the run is over interrupts nothing: kernels
-		// that want messages look at what they run.
-		_ = k.send(jupyter.Control, "interrupt_request", struct{}{})
+	switch {
+	case spare:
+	case !k.host.byMessage():
+		k.host.interrupt()
+		k.interrupted()
+	case k.send(jupyter.Control, "interrupt_request", struct{}{}) != nil:
+		k.interrupted()
+	}
+}
+
+// interrupted lets the next order go out: an interrupt has come before it.
+func (k *kernel) interrupted() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.asked != nil {
+		close(k.asked)
+		k.asked = nil
 	}
 }
 

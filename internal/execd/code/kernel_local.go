@@ -46,7 +46,7 @@ func startKernel(o Options, spec *jupyter.Spec, dir string) (backend, error) {
 		<-l.proc.Done()
 		remove()
 	}()
-	return newKernel(l), nil
+	return newKernel(l, ""), nil
 }
 
 // launch starts the process. remove deletes its files.
@@ -136,7 +136,7 @@ func (l *localKernel) hear(b []byte) {
 
 func (l *localKernel) title() string { return "the kernel " + l.spec.Name }
 
-func (l *localKernel) connect(ctx context.Context, h jupyter.Handler) (jupyter.Conn, error) {
+func (l *localKernel) connect(ctx context.Context, _ string, h jupyter.Handler) (jupyter.Conn, error) {
 	return jupyter.Dial(ctx, l.conn, h)
 }
 

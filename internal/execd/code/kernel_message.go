@@ -2,6 +2,7 @@ package code
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,10 @@ func (k *kernel) message(m *jupyter.Message) {
 			token(k.info)
 		case "execute_reply":
 			k.replied(m)
+		}
+	case jupyter.Control:
+		if m.Header.Type == "interrupt_reply" {
+			k.interrupted()
 		}
 	case jupyter.Stdin:
 		if m.Header.Type == "input_request" {
@@ -65,12 +70,13 @@ func (k *kernel) published(m *jupyter.Message) {
 		return
 	}
 	x := k.executing(m)
+	if m.Header.Type == "status" {
+		k.status(m, x)
+	}
 	if x == nil {
 		return
 	}
 	switch m.Header.Type {
-	case "status":
-		k.status(m, x)
 	case "execute_input":
 		var in struct {
 			Count int64 `json:"execution_count"`
@@ -97,7 +103,7 @@ func streamKind(name string) string {
 	return event.Stdout
 }
 
-// status takes a change of the kernel's state.
+// status takes a change of the kernel's state, in the run x or in none.
 func (k *kernel) status(m *jupyter.Message, x *run) {
 	var s struct {
 		State string `json:"execution_state"`
@@ -105,10 +111,15 @@ func (k *kernel) status(m *jupyter.Message, x *run) {
 	if !decodeContent(m, &s) {
 		return
 	}
-	switch s.State {
-	case "busy":
+	switch {
+	case s.State == "restarting" || s.State == "autorestarting" || s.State == "dead":
+		// A server says that of a kernel that has ended. It starts it anew, but
+		// without the state; a context does that itself, and says so.
+		k.fail(errors.New("the Jupyter server says that it died"))
+	case x == nil:
+	case s.State == "busy":
 		emit(x, report{Kind: reportBusy})
-	case "idle":
+	case s.State == "idle":
 		k.update(func(e *execution) { e.idle = true })
 	}
 }

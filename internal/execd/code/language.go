@@ -175,9 +175,11 @@ func isShell(name string) (shell, background bool) {
 
 // called reports whether the language has that name.
 func (l *language) called(name string) bool {
-	lower := strings.ToLower(name)
-	return lower == l.name || slices.Contains(l.aliases, lower)
+	return slices.Contains(l.names(), strings.ToLower(name))
 }
+
+// names are all names of the language.
+func (l *language) names() []string { return append([]string{l.name}, l.aliases...) }
 
 // environ is the environment of the language's driver.
 func (l *language) environ(env []string) []string {

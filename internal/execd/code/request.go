@@ -2,6 +2,7 @@ package code
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -47,7 +48,7 @@ func (a *API) run(w http.ResponseWriter, r *http.Request) error {
 			return a.runCommand(w, r, &req, background)
 		}
 	}
-	c, err := a.contextOf(&req)
+	c, err := a.contextOf(r.Context(), &req)
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func badBody(err error) error {
 
 // contextOf returns the context that a request means, which is made when it is
 // the default one of its language.
-func (a *API) contextOf(req *runRequest) (*codeContext, error) {
+func (a *API) contextOf(ctx context.Context, req *runRequest) (*codeContext, error) {
 	if req.Context.ID != "" {
 		c := a.contexts.find(req.Context.ID)
 		if c == nil {
@@ -124,7 +125,7 @@ func (a *API) contextOf(req *runRequest) (*codeContext, error) {
 		}
 		return c, nil
 	}
-	lang, err := a.language(req.Context.Language)
+	lang, err := a.language(ctx, req.Context.Language)
 	if err != nil {
 		return nil, err
 	}
