@@ -39,6 +39,10 @@ const maxConnections = 4096
 
 const dnsPort = 53
 
+// transactionBytes is room for the rules of 4,000 sandboxes with 100 ranges
+// each. The kernel takes memory only for what is sent.
+const transactionBytes = 64 << 20
+
 // table is the packet filter of an instance while it is put together. As nft
 // would print it, for the instance 0 and the subnet 10.213.0.0/20:
 //
@@ -70,6 +74,7 @@ const dnsPort = 53
 //			oifname "pd0-*" drop
 //		}
 //		chain from {
+//			ip saddr @policed goto policed
 //			oifname "pd0-*" drop
 //			ip daddr 10.213.0.0/20 drop
 //			ip daddr @allowed accept
@@ -85,6 +90,8 @@ const dnsPort = 53
 //			ct direction reply ct state established,related accept
 //			ip daddr 10.213.0.1 udp dport 53 accept
 //			ip daddr 10.213.0.1 tcp dport 53 accept
+//			ip daddr 10.213.0.1 tcp dport PROXY ct status dnat accept
+//			ip saddr @policed goto refuse
 //			drop
 //		}
 //		chain nat {
@@ -94,6 +101,8 @@ const dnsPort = 53
 //			ip saddr 10.213.0.0/20 masquerade
 //		}
 //	}
+//
+// What belongs to policies is at policyChains.
 //
 // Why "fib" although rp_filter is on: the greatest of net.ipv4.conf.all's and
 // the interface's rp_filter counts, 2 is "loose", and systemd sets 2 on every
@@ -119,11 +128,11 @@ func (n *Network) rangeSet(name string, id uint32) *nftables.Set {
 	return &nftables.Set{Table: n.nftTable(), Name: name, ID: id, KeyType: nftables.TypeIPAddr, Interval: true}
 }
 
-func (n *Network) allowedSet() *nftables.Set { return n.rangeSet("allowed", 1) }
-func (n *Network) deniedSet() *nftables.Set  { return n.rangeSet("denied", 2) }
+func (n *Network) allowedSet() *nftables.Set { return n.rangeSet("allowed", allowedID) }
+func (n *Network) deniedSet() *nftables.Set  { return n.rangeSet("denied", deniedID) }
 
-// installFilter replaces the table in one transaction.
-func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix) error {
+// installFilter replaces the table, policies included, in one transaction.
+func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, policies map[netip.Addr]*Policy) error {
 	n.firewall.Lock()
 	defer n.firewall.Unlock()
 	c, err := dialNFT(ctx)
@@ -136,13 +145,16 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix) err
 	if err := n.fillTable(c, allowed); err != nil {
 		return err
 	}
+	if err := n.installPolicies(c, policies); err != nil {
+		return err
+	}
 	return c.Flush()
 }
 
 func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
 	t := &table{Table: c.AddTable(n.nftTable()), c: c, prefix: n.prefix, subnet: n.subnet}
 	connections := &nftables.Set{
-		Table: t.Table, Name: "connections", ID: 3, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: math.MaxUint16,
+		Table: t.Table, Name: "connections", ID: connectionsID, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: math.MaxUint16,
 	}
 	for _, s := range []struct {
 		set      *nftables.Set
@@ -157,6 +169,10 @@ func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
 		}
 	}
 
+	if err := n.policySets(c); err != nil {
+		return fmt.Errorf("making the sets of policies: %w", err)
+	}
+
 	source := t.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	t.rule(source, t.in(), t.ipv4(expr.CmpOpNeq), drop())
 	t.rule(source, t.in(), t.spoofed(), drop())
@@ -169,12 +185,14 @@ func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
 	t.rule(count, t.in(), state(expr.CtStateBitINVALID), drop())
 	t.rule(count, t.in(), state(expr.CtStateBitNEW), over(connections, maxConnections), drop())
 
+	policed, refuse := t.policyChains(n)
 	from, host := t.chain("from"), t.chain("host")
 	forward := t.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	t.rule(forward, t.in(), jump(from))
 	t.rule(forward, t.out(), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
 	t.rule(forward, t.out(), drop())
 
+	t.rule(from, t.srcIn(n.policedSet(), true), goTo(policed))
 	t.rule(from, t.out(), drop())
 	t.rule(from, t.inSubnet(dstOffset), drop())
 	t.rule(from, t.dstIn(n.allowedSet()), accept())
@@ -187,6 +205,10 @@ func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
 	t.rule(host, reply(), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
 	t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_UDP, dnsPort), accept())
 	t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_TCP, dnsPort), accept())
+	if n.proxyPort != 0 {
+		t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_TCP, n.proxyPort), diverted(), accept())
+	}
+	t.rule(host, t.srcIn(n.policedSet(), true), goTo(refuse))
 	t.rule(host, drop())
 
 	nat := t.hook("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
@@ -241,6 +263,11 @@ func dialNFT(ctx context.Context) (*nftables.Conn, error) {
 		return nil, err
 	}
 	c, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		// A transaction is one message to the kernel, and one about all
+		// sandboxes is large.
+		if err := c.SetWriteBuffer(transactionBytes); err != nil {
+			return err
+		}
 		return c.SetDeadline(deadline(ctx))
 	}))
 	if err != nil {

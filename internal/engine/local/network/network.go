@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,16 @@ type Options struct {
 	// AllowedRanges are ranges that sandboxes may reach although they are
 	// private. IPv4 only: sandboxes have no IPv6.
 	AllowedRanges []netip.Prefix
+	// Policies are those of sandboxes that live already, by address: they are in
+	// force from the moment that the filter is.
+	Policies map[netip.Addr]*Policy
+	// ProxyPort is where the proxy listens at the gateway's address, which
+	// may be before New (IP_FREEBIND). 0 means that there is none: addresses
+	// that are learned are not reachable over TCP then.
+	ProxyPort uint16
+	// ReportGroup is the kernel's log group in which refused packets are
+	// reported, see Drops. It must be no other's on this host; 0 means none.
+	ReportGroup uint16
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -61,8 +72,14 @@ type Network struct {
 	hasIPv6 bool
 	log     *slog.Logger
 
-	// firewall serialises changes of the table.
+	proxyPort   uint16
+	reportGroup uint16
+	// shut are the ranges that only a rule opens, never those that none does.
+	shut, never []span
+
+	// firewall serialises changes of the table, and guards policies.
 	firewall sync.Mutex
+	policies map[netip.Addr]*installed
 }
 
 // New sets the network up: the packet filter first, then the gateway's address
@@ -73,7 +90,7 @@ func New(ctx context.Context, o Options) (*Network, error) {
 		return nil, err
 	}
 	n := newNetwork(o)
-	if err := n.installFilter(ctx, o.AllowedRanges); err != nil {
+	if err := n.installFilter(ctx, o.AllowedRanges, o.Policies); err != nil {
 		return nil, fmt.Errorf("setting up the packet filter: %w", err)
 	}
 	if err := n.addGateway(ctx); err != nil {
@@ -90,9 +107,14 @@ func newNetwork(o Options) *Network {
 		name:    o.Name,
 		prefix:  "pd" + o.Name + "-",
 		subnet:  o.Subnet.Masked(),
-		gateway: o.Subnet.Masked().Addr().Next(),
+		gateway: GatewayOf(o.Subnet),
 		log:     o.Logger,
+
+		proxyPort: o.ProxyPort, reportGroup: o.ReportGroup,
+		policies: map[netip.Addr]*installed{},
 	}
+	n.shut = without(spans(denied), spans(o.AllowedRanges))
+	n.never = spans(append(slices.Clone(never), n.subnet))
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +122,9 @@ func newNetwork(o Options) *Network {
 	n.hasIPv6 = err == nil
 	return n
 }
+
+// GatewayOf is the gateway's address in a subnet.
+func GatewayOf(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Next() }
 
 // Gateway is the host's address as sandboxes see it, where the resolver
 // listens.

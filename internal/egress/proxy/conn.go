@@ -1,0 +1,84 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is a client's connection whose first bytes have been looked at; Read
+// returns them again. It is a net.Conn with the rules of one.
+type Conn struct {
+	*net.TCPConn
+	peeked []byte
+
+	// Sandbox is whose connection it is.
+	Sandbox string
+	// Source is the sandbox's end, Original where it connected to.
+	Source, Original netip.AddrPort
+	// Name is the name that was checked against the policy: that of the TLS
+	// client hello, or the host of the first request.
+	Name string
+	// Protocol is TLS or HTTP1.
+	Protocol Protocol
+	// Verdict is what the policy said about Name.
+	Verdict Verdict
+}
+
+// Read returns the bytes that were looked at, then those that follow.
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(c.peeked) > 0 {
+		n := copy(b, c.peeked)
+		c.peeked = c.peeked[n:]
+		return n, nil
+	}
+	return c.TCPConn.Read(b)
+}
+
+// WriteTo hides that of the TCP connection, which would skip what was looked
+// at; once that is gone, it is used, so that the kernel can splice.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(c.peeked)
+	c.peeked = c.peeked[n:]
+	if err != nil {
+		return int64(n), err
+	}
+	rest, err := c.TCPConn.WriteTo(w)
+	return int64(n) + rest, err
+}
+
+// originalDestination asks connection tracking where a connection went before
+// the packet filter sent it here.
+func originalDestination(c *net.TCPConn) (netip.AddrPort, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	// SO_ORIGINAL_DST, linux/netfilter_ipv4.h
+	const soOriginalDst = 80
+	var addr unix.RawSockaddrInet4
+	size := uint32(unsafe.Sizeof(addr))
+	var errno unix.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_IP, soOriginalDst,
+			uintptr(unsafe.Pointer(&addr)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if errno != 0 {
+		return netip.AddrPort{}, fmt.Errorf("looking for the original destination: %w", errno)
+	}
+	port := (*[2]byte)(unsafe.Pointer(&addr.Port)) // in network order
+	return netip.AddrPortFrom(netip.AddrFrom4(addr.Addr), uint16(port[0])<<8|uint16(port[1])), nil
+}
+
+// reset ends a connection so that the other side sees an error, not an end.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}

@@ -1,0 +1,240 @@
+package network
+
+import (
+	"encoding/binary"
+	"math"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Ports with a meaning for policies.
+const (
+	mdnsPort = 5353
+	dotPort  = 853 // DNS over TLS, DTLS and QUIC (RFC 7858, 8094, 9250)
+	quicPort = 443
+)
+
+const (
+	// Denials are reported at most so many times a second for each sandbox.
+	reportRate  = 10
+	reportBurst = 20
+	// reportBytes is how much of a packet is reported: the headers.
+	reportBytes = 64
+	// reportMemory is how long the kernel remembers the rate of a silent one.
+	reportMemory = time.Minute
+)
+
+// policySets makes the sets that policies need, empty.
+func (n *Network) policySets(c *nftables.Conn) error {
+	for _, s := range []*nftables.Set{
+		n.policedSet(), n.permissiveSet(), n.inspectSet(), n.openedSet(), n.closedSet(), n.learnedSet(), n.talkativeSet(),
+	} {
+		if err := c.AddSet(s, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Network) talkativeSet() *nftables.Set {
+	return &nftables.Set{Table: n.nftTable(), Name: "talkative", ID: talkativeID, KeyType: nftables.TypeIPAddr,
+		Dynamic: true, HasTimeout: true, Timeout: reportMemory, Size: math.MaxUint16}
+}
+
+// policyChains adds what holds for sandboxes with a policy. As nft would print
+// it:
+//
+//	set policed { type ipv4_addr; }      # sandboxes with a policy
+//	set permissive { type ipv4_addr; }   # of those, allowed by default
+//	set inspect { type ipv4_addr; }      # of those, all TCP to the proxy
+//	set opened { type sandbox . address; flags interval; }
+//	set closed { type sandbox . address; flags interval; }
+//	set learned { type ipv4_addr . ipv4_addr; flags timeout; }
+//	set talkative { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
+//
+//	chain refuse {
+//		update @talkative { ip saddr limit rate 10/second burst 20 } log group N
+//		meta l4proto tcp reject with tcp reset
+//		reject with icmpx admin-prohibited
+//	}
+//	chain policed {
+//		oifname "pd0-*" goto refuse
+//		ip daddr 10.213.0.0/20 goto refuse
+//		meta l4proto { tcp, udp } th dport 853 goto refuse
+//		meta l4proto udp ip saddr . ip daddr @learned udp dport != { 443, 53, 5353 } accept
+//		meta l4proto tcp ip saddr @inspect goto refuse
+//		ip saddr . ip daddr @closed goto refuse
+//		meta l4proto { tcp, udp } ip saddr . ip daddr @opened accept
+//		ip saddr != @permissive goto refuse
+//		ip saddr @inspect meta l4proto udp udp dport { 443, 53, 5353 } goto refuse
+//		ip daddr @allowed accept
+//		ip daddr @denied goto refuse
+//		meta nfproto ipv4 accept
+//		drop
+//	}
+//	chain divert {
+//		type nat hook prerouting priority dstnat;
+//		iifname "pd0-*" ip saddr @policed meta l4proto tcp fib daddr type != local goto proxied
+//	}
+//	chain proxied {
+//		ip daddr 10.213.0.0/20 return
+//		tcp dport 853 return
+//		ip saddr . ip daddr @learned dnat ip to GATEWAY:PORT
+//		ip saddr != @inspect return
+//		ip saddr . ip daddr @closed return
+//		ip saddr . ip daddr @opened dnat ip to GATEWAY:PORT
+//		ip saddr != @permissive return
+//		ip daddr @allowed dnat ip to GATEWAY:PORT
+//		ip daddr @denied return
+//		dnat ip to GATEWAY:PORT
+//	}
+//
+// In "policed" the learned addresses come before the closed ranges: an address
+// is learned only if the first rule that fits its name or itself allows it, so a
+// rule about a name that stands before one about a range wins.
+//
+// TCP to learned addresses never gets as far as "policed", for it goes to the
+// proxy; what "divert" returns does, and is judged there. Destination "local"
+// is excepted first: those are the host's own addresses, where the proxy, which
+// is on the host, must never connect on a sandbox's behalf.
+func (t *table) policyChains(n *Network) (policed, refuse *nftables.Chain) {
+	refuse, policed = t.chain("refuse"), t.chain("policed")
+	if n.reportGroup != 0 {
+		t.rule(refuse, t.quietly(n.talkativeSet()), report(n.reportGroup))
+	}
+	t.rule(refuse, protocol(unix.IPPROTO_TCP), reject(unix.NFT_REJECT_TCP_RST, 0))
+	t.rule(refuse, reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
+
+	var (
+		isInspected   = t.srcIn(n.inspectSet(), true)
+		notPermissive = t.srcIn(n.permissiveSet(), false)
+		isLearned     = t.pairIn(n.learnedSet())
+		isOpened      = t.pairIn(n.openedSet())
+		isClosed      = t.pairIn(n.closedSet())
+	)
+	t.rule(policed, t.out(), goTo(refuse))
+	t.rule(policed, t.inSubnet(dstOffset), goTo(refuse))
+	t.rule(policed, port(unix.IPPROTO_TCP, dotPort), goTo(refuse))
+	t.rule(policed, port(unix.IPPROTO_UDP, dotPort), goTo(refuse))
+	t.rule(policed, isLearned, notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
+	t.rule(policed, protocol(unix.IPPROTO_TCP), isInspected, goTo(refuse))
+	t.rule(policed, isClosed, goTo(refuse))
+	t.rule(policed, protocol(unix.IPPROTO_TCP), isOpened, accept())
+	t.rule(policed, protocol(unix.IPPROTO_UDP), isOpened, accept())
+	t.rule(policed, notPermissive, goTo(refuse))
+	for _, p := range []uint16{quicPort, dnsPort, mdnsPort} {
+		t.rule(policed, isInspected, port(unix.IPPROTO_UDP, p), goTo(refuse))
+	}
+	t.rule(policed, t.dstIn(n.allowedSet()), accept())
+	t.rule(policed, t.dstIn(n.deniedSet()), goTo(refuse))
+	t.rule(policed, t.ipv4(expr.CmpOpEq), accept())
+	t.rule(policed, drop())
+
+	proxied := t.chain("proxied")
+	divert := t.hook("divert", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	t.rule(divert, t.in(), t.srcIn(n.policedSet(), true), protocol(unix.IPPROTO_TCP), foreign(), goTo(proxied))
+	if n.proxyPort == 0 {
+		// Nobody checks names, so nobody is let through on account of one:
+		// "policed" refuses what is not opened by address.
+		return policed, refuse
+	}
+	toProxy := t.dnat(n)
+	t.rule(proxied, t.inSubnet(dstOffset), back())
+	t.rule(proxied, port(unix.IPPROTO_TCP, dotPort), back())
+	t.rule(proxied, isLearned, toProxy)
+	t.rule(proxied, t.srcIn(n.inspectSet(), false), back())
+	t.rule(proxied, isClosed, back())
+	t.rule(proxied, isOpened, toProxy)
+	t.rule(proxied, notPermissive, back())
+	t.rule(proxied, t.dstIn(n.allowedSet()), toProxy)
+	t.rule(proxied, t.dstIn(n.deniedSet()), back())
+	t.rule(proxied, toProxy)
+	return policed, refuse
+}
+
+func goTo(to *nftables.Chain) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: to.Name}}
+}
+
+func back() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}} }
+
+func reject(typ uint32, code uint8) []expr.Any {
+	return []expr.Any{&expr.Reject{Type: typ, Code: code}}
+}
+
+// srcIn matches packets whose IPv4 source is in the set, or isn't.
+func (t *table) srcIn(set *nftables.Set, is bool) []expr.Any {
+	return append(t.load(srcOffset), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: !is})
+}
+
+// pairIn matches packets whose IPv4 source and destination, which stand next to
+// each other in the header, are in the set.
+func (t *table) pairIn(set *nftables.Set) []expr.Any {
+	return append(t.ipv4(expr.CmpOpEq),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: srcOffset, Len: 8},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID})
+}
+
+func protocol(number byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}},
+	}
+}
+
+// notPort matches packets of the protocol to none of the ports.
+func notPort(number byte, ports ...uint16) []expr.Any {
+	list := append(protocol(number),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2})
+	for _, p := range ports {
+		list = append(list, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, p)})
+	}
+	return list
+}
+
+// foreign matches packets to addresses that are not the host's own (RTN_LOCAL).
+func foreign() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+// dnat sends the connection to the proxy.
+func (t *table) dnat(n *Network) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: n.gateway.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, n.proxyPort)},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2},
+	}
+}
+
+// diverted matches packets of connections that were sent to another address
+// than they asked for (IPS_DST_NAT, nf_conntrack_common.h).
+func diverted() []expr.Any {
+	const dstNAT = 1 << 5
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(dstNAT), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// quietly matches while the packet's source is within its rate.
+func (t *table) quietly(set *nftables.Set) []expr.Any {
+	return append(t.load(srcOffset), &expr.Dynset{
+		SrcRegKey: 1, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_UPDATE,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: reportRate, Unit: expr.LimitTimeSecond, Burst: reportBurst}},
+	})
+}
+
+func report(group uint16) []expr.Any {
+	return []expr.Any{&expr.Log{
+		Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN,
+		Group: group, Snaplen: reportBytes,
+	}}
+}
