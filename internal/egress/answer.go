@@ -79,16 +79,21 @@ func headerOnly(raw []byte, rcode int) []byte {
 // answer does what a question asks for: it consults the policy, then upstream.
 // It answers in every case.
 func (r *Resolver) answer(ctx context.Context, q *query) []byte {
+	var v Verdict
 	if r.opts.Decide != nil {
-		switch v := r.opts.Decide(q.src, q.msg.Question[0]); v.Action {
-		case Allow:
-		case NameError:
-			r.stats.denied.Add(1)
-			return q.fail(dns.RcodeNameError, dns.ExtendedErrorCodeProhibited, v.Reason)
-		default:
-			r.stats.denied.Add(1)
-			return q.fail(dns.RcodeRefused, dns.ExtendedErrorCodeProhibited, v.Reason)
-		}
+		v = r.opts.Decide(q.src, q.msg.Question[0])
+	}
+	switch v.Action {
+	case Allow:
+	case Empty:
+		r.stats.answered.Add(1)
+		return q.fail(dns.RcodeSuccess, dns.ExtendedErrorCodeFiltered, v.Reason)
+	case NameError:
+		r.stats.denied.Add(1)
+		return q.fail(dns.RcodeNameError, dns.ExtendedErrorCodeProhibited, v.Reason)
+	default:
+		r.stats.denied.Add(1)
+		return q.fail(dns.RcodeRefused, dns.ExtendedErrorCodeProhibited, v.Reason)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.opts.Timeout)
 	defer cancel()
@@ -99,6 +104,9 @@ func (r *Resolver) answer(ctx context.Context, q *query) []byte {
 			return q.fail(dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, err.Error())
 		}
 		return q.fail(dns.RcodeServerFailure, dns.ExtendedErrorCodeNoReachableAuthority, "no DNS resolver of the host answers")
+	}
+	if v.Strict {
+		return r.strict(ctx, q, got)
 	}
 	r.stats.answered.Add(1)
 	return q.reply(got)

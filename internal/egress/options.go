@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,13 @@ type Options struct {
 	// of letters, fully qualified.
 	Decide func(src netip.Addr, q dns.Question) Verdict
 
+	// Learn is told the addresses of a name before a sandbox is, if its Verdict
+	// was Strict, and returns those that the sandbox may know. The answer waits
+	// for it; an error makes it SERVFAIL. The name is the one that was asked for,
+	// also when others lead from it to the addresses. The sandbox may use the
+	// addresses for ttl, at most MaxTTL. nil keeps all.
+	Learn func(ctx context.Context, src netip.Addr, name string, addrs []netip.Addr, ttl time.Duration) ([]netip.Addr, error)
+
 	// Logger gets one line when an upstream stops or starts answering.
 	// Default slog.Default(). Names that sandboxes ask for are not logged.
 	Logger *slog.Logger
@@ -68,7 +76,13 @@ const (
 	// NameError answers NXDOMAIN. Programs report at once that there is no
 	// such name.
 	NameError
+	// Empty answers that the name has no such record, without asking whether
+	// there is such a name.
+	Empty
 )
+
+// MaxTTL is the longest time to live in a strict answer.
+const MaxTTL = 300 * time.Second
 
 // Verdict is the decision about one question.
 type Verdict struct {
@@ -77,6 +91,9 @@ type Verdict struct {
 	// an extended DNS error (RFC 8914) if the question allows for one, so it
 	// must hold no secret.
 	Reason string
+	// Strict passes on of an answer only what was asked for: the records of that
+	// type and the aliases that lead to them. Addresses go through Options.Learn.
+	Strict bool
 }
 
 const (

@@ -241,9 +241,9 @@ func TestDecide(t *testing.T) {
 			}
 			switch {
 			case q.Name == "refused.example.":
-				return Verdict{Refuse, "rule 7 forbids it"}
+				return Verdict{Action: Refuse, Reason: "rule 7 forbids it"}
 			case q.Name == "gone.example.":
-				return Verdict{NameError, strings.Repeat("é", 300)}
+				return Verdict{Action: NameError, Reason: strings.Repeat("é", 300)}
 			}
 			return Verdict{}
 		},

@@ -43,6 +43,8 @@ type Verdict struct {
 	Allow bool
 	// Rule is the number of the rule that decided, -1 for the default.
 	Rule int
+	// Name is the name that a connection is allowed by which gives none.
+	Name string
 	// Reason says why something is denied, to the user and to the sandbox.
 	Reason string
 	// Request, if not nil, decides about each HTTP request: it returns why

@@ -81,6 +81,9 @@ func (s *session) judge(c Claim) Verdict {
 	v := s.p.o.Judge.Judge(s.source.Addr(), c)
 	if v.Allow {
 		c.Bound = true
+		if c.Name == "" && c.Protocol == Opaque {
+			c.Name = v.Name
+		}
 		s.claim = c
 	}
 	return v

@@ -48,12 +48,11 @@ type Learned struct {
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.169.254/32"), // most clouds
-	netip.MustParsePrefix("169.254.170.0/24"),   // AWS task credentials
+	netip.MustParsePrefix("169.254.0.0/16"),     // most clouds, and link-local
 	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
 	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud, the older address
 	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("240.0.0.0/4"),
 }
 
 // span is a range of IPv4 addresses as numbers, both ends included.

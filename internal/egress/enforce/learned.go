@@ -1,0 +1,183 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
+)
+
+const (
+	// An address stays reachable for so much longer than its answer lives, but
+	// neither shorter nor longer than this in all: programs connect a while
+	// after they have asked.
+	extraLife = 60 * time.Second
+	minLife   = 60 * time.Second
+	maxLife   = 360 * time.Second
+	// renewal is how much more than its answer's time an address must have left
+	// for the packet filter not to be told again.
+	renewal = 10 * time.Second
+	// maxAddresses is how many addresses a sandbox has at a time, maxNames how
+	// many pairs of a name and one of its addresses.
+	maxAddresses = 4096
+	maxNames     = 16384
+)
+
+// binding is what is known of an address.
+type binding struct {
+	until time.Time // how long the packet filter has it
+	names map[string]time.Time
+}
+
+// lifetime is how long an address with that time to live stays reachable.
+func lifetime(ttl time.Duration) time.Duration {
+	return min(max(ttl+extraLife, minLife), maxLife)
+}
+
+var errTooMany = errors.New("the sandbox has asked for too many addresses; they are forgotten after some minutes")
+
+// Learn implements egress.Options.Learn.
+func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs []netip.Addr, ttl time.Duration) ([]netip.Addr, error) {
+	s := e.find(src)
+	if s == nil {
+		return addrs, nil
+	}
+	s.change.Lock()
+	defer s.change.Unlock()
+	rules := s.state()
+	if rules == nil || s.gone {
+		return addrs, nil
+	}
+	name = canonical(name)
+	var kept, named []netip.Addr
+	for _, a := range addrs {
+		d := rules.Connect(name, a)
+		why := ""
+		switch {
+		case !d.Allow:
+			why = denied(d)
+		case !d.Named && d.Rule >= 0:
+			// A rule about addresses opens it, and nothing must be learned.
+		case policy.Never(a), !e.filter.Opens(a, rules):
+			why = fmt.Sprintf("%q has the address %s, which is private or special: a rule must name its range", name, a)
+		case d.Named:
+			named = append(named, a)
+		}
+		if why != "" {
+			e.report(Denial{Sandbox: s.id, Address: src, Protocol: "dns", Name: name, To: netip.AddrPortFrom(a, 0), Rule: d.Rule, Reason: why})
+			continue
+		}
+		kept = append(kept, a)
+	}
+	if len(named) == 0 {
+		return kept, nil
+	}
+	return kept, e.remember(ctx, s, name, named, ttl)
+}
+
+// remember tells the packet filter of addresses, and then itself.
+func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs []netip.Addr, ttl time.Duration) error {
+	now := e.now()
+	life := lifetime(ttl)
+	until := now.Add(life)
+	s.mu.Lock()
+	room := s.room(now, len(addrs))
+	renew := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+		b := s.learned[a]
+		return b != nil && b.until.After(now.Add(ttl+renewal)) && len(b.names) > 0
+	})
+	s.mu.Unlock()
+	if !room {
+		e.report(Denial{Sandbox: s.id, Address: s.addr, Protocol: "dns", Name: name, Rule: -1, Reason: errTooMany.Error()})
+		return errTooMany
+	}
+	if len(renew) > 0 {
+		if err := e.filter.Learn(ctx, s.addr, renew, life); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range addrs {
+		b := s.learned[a]
+		if b == nil {
+			b = &binding{names: map[string]time.Time{}}
+			s.learned[a] = b
+		}
+		if slices.Contains(renew, a) {
+			b.until = until
+		}
+		if _, ok := b.names[name]; !ok {
+			s.names++
+		}
+		b.names[name] = until
+	}
+	return nil
+}
+
+// room makes room for more addresses of one name; s.mu is held.
+func (s *sandbox) room(now time.Time, more int) bool {
+	if len(s.learned)+more <= maxAddresses && s.names+more <= maxNames {
+		return true
+	}
+	for a, b := range s.learned {
+		for n, until := range b.names {
+			if until.Before(now) {
+				delete(b.names, n)
+				s.names--
+			}
+		}
+		if len(b.names) == 0 && b.until.Before(now) {
+			delete(s.learned, a)
+		}
+	}
+	return len(s.learned)+more <= maxAddresses && s.names+more <= maxNames
+}
+
+// drop forgets an address; s.mu is held.
+func (s *sandbox) drop(a netip.Addr) {
+	if b := s.learned[a]; b != nil {
+		s.names -= len(b.names)
+		delete(s.learned, a)
+	}
+}
+
+// forbiddenBy lists the learned addresses for which no name is left under other
+// rules.
+func (s *sandbox) forbiddenBy(next *policy.Compiled) []netip.Addr {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []netip.Addr
+	for a, b := range s.learned {
+		allowed := false
+		for n := range b.names {
+			d := next.Connect(n, a)
+			allowed = allowed || d.Allow && d.Named
+		}
+		if !allowed {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func (s *sandbox) addresses() []netip.Addr {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]netip.Addr, 0, len(s.learned))
+	for a := range s.learned {
+		out = append(out, a)
+	}
+	return out
+}
+
+// bound reports whether the name's answer held the address, lately; s.mu is
+// held.
+func (s *sandbox) bound(name string, a netip.Addr, now time.Time) bool {
+	b := s.learned[a]
+	return b != nil && now.Before(b.names[name])
+}
