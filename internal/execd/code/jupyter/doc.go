@@ -6,8 +6,8 @@
 // (jupyter-client.readthedocs.io, "Messaging in Jupyter"). On its own sockets a
 // kernel speaks ZMTP 3 (rfc.zeromq.org/spec/23); this package has the client's
 // half of what kernels use of it: the NULL mechanism, DEALER and SUB sockets, one
-// peer for each. A library for all of ZeroMQ would be in every execd, also in
-// those that never see a kernel.
+// peer for each. The libraries for ZeroMQ take as much memory for a frame as its
+// sender announces, with which any program in the sandbox could end execd.
 //
 // Kernels and servers run what the sandbox's user wants and are not trusted:
 // what they send is parsed with limits, a message that is too long is skipped
