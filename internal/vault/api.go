@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 // maxBody is the limit of a request's body (behaviour.md 14).
@@ -24,8 +26,8 @@ const Prefix = "/credential-vault"
 type API struct {
 	Vaults  *Vaults
 	Sandbox string
-	// Rules returns the domain rules of the sandbox's policy now.
-	Rules func() []Rule
+	// Rules returns the rules of the sandbox's policy now, normalised.
+	Rules func() []policy.Rule
 	// Refused, when not empty, says why this sandbox can have no vault: writes
 	// answer 412 with it.
 	Refused string

@@ -11,12 +11,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 const testValue = "s3cr3t-Value-0123456789"
 
 // covering allows every host that the tests bind.
-var covering = []Rule{{Allow: true, Target: "api.example.com"}, {Allow: true, Target: "*.example.com"}, {Allow: true, Target: "example.org"}}
+var covering = []policy.Rule{allowed("api.example.com"), allowed("*.example.com"), allowed("example.org")}
+
+func allowed(target string) policy.Rule { return policy.Rule{Action: policy.Allow, Target: target} }
+func denied(target string) policy.Rule  { return policy.Rule{Action: policy.Deny, Target: target} }
 
 func openTest(t testing.TB, dir string) *Vaults {
 	t.Helper()
@@ -28,7 +33,7 @@ func openTest(t testing.TB, dir string) *Vaults {
 }
 
 func testAPI(v *Vaults) *API {
-	return &API{Vaults: v, Sandbox: "sb1", Rules: func() []Rule { return covering }}
+	return &API{Vaults: v, Sandbox: "sb1", Rules: func() []policy.Rule { return covering }}
 }
 
 // call makes a request from this machine.
@@ -263,16 +268,16 @@ func TestPolicyMustKeepCovering(t *testing.T) {
 	call(testAPI(v), "POST", Prefix, vaultOf(cred("c", testValue),
 		bind("b", `"hosts":["api.example.com","*.sub.example.com"]`, bearerAuth)))
 	for name, x := range map[string]struct {
-		rules []Rule
+		rules []policy.Rule
 		ok    bool
 	}{
-		"both":             {[]Rule{{true, "api.example.com"}, {true, "*.sub.example.com"}}, true},
-		"a wider wildcard": {[]Rule{{true, "*.example.com"}}, true},
-		"one denied part":  {[]Rule{{false, "bad.sub.example.com"}, {true, "*.example.com"}}, true},
-		"denied before":    {[]Rule{{false, "*.sub.example.com"}, {true, "*.example.com"}}, false},
-		"one only":         {[]Rule{{true, "api.example.com"}}, false},
+		"both":             {[]policy.Rule{allowed("api.example.com"), allowed("*.sub.example.com")}, true},
+		"a wider wildcard": {[]policy.Rule{allowed("*.example.com")}, true},
+		"one denied part":  {[]policy.Rule{denied("bad.sub.example.com"), allowed("*.example.com")}, true},
+		"denied before":    {[]policy.Rule{denied("*.sub.example.com"), allowed("*.example.com")}, false},
+		"one only":         {[]policy.Rule{allowed("api.example.com")}, false},
 		"none":             {nil, false},
-		"another domain":   {[]Rule{{true, "*.notexample.com"}}, false},
+		"another domain":   {[]policy.Rule{allowed("*.notexample.com")}, false},
 	} {
 		if err := v.CheckPolicy("sb1", x.rules); (err == nil) != x.ok {
 			t.Errorf("%s: %v", name, err)

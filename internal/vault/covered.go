@@ -1,18 +1,15 @@
 package vault
 
-import "strings"
+import (
+	"strings"
 
-// Rule is a domain rule of a sandbox's policy, normalised: an exact name or
-// "*." and a name. Rules for addresses don't concern a vault.
-type Rule struct {
-	Allow  bool
-	Target string
-}
+	"github.com/paddock-sandbox/paddock/internal/policy"
+)
 
 // checkCovered reports the first host of a binding that no domain rule allows.
 // A default action of allow is not enough: a credential goes where somebody
-// said that the sandbox may go.
-func (c *content) checkCovered(rules []Rule) error {
+// said that the sandbox may go. Rules for addresses don't concern a vault.
+func (c *content) checkCovered(rules []policy.Rule) error {
 	for i := range c.bindings {
 		b := &c.bindings[i]
 		for _, host := range b.Match.Hosts {
@@ -27,10 +24,10 @@ func (c *content) checkCovered(rules []Rule) error {
 
 // covered finds the first rule that is about all of a host pattern. A deny rule
 // for a part of a wildcard leaves the rest of it.
-func covered(rules []Rule, host string) bool {
+func covered(rules []policy.Rule, host string) bool {
 	for _, r := range rules {
 		if covers(r.Target, host) {
-			return r.Allow
+			return r.Action == policy.Allow
 		}
 	}
 	return false

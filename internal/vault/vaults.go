@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 const (
@@ -163,8 +165,8 @@ func (v *Vaults) State(id string) (*State, error) {
 	return c.state(), nil
 }
 
-// Create makes a sandbox's vault. The rules are those of the sandbox's policy.
-func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rules []Rule) (*State, error) {
+// Create makes a sandbox's vault. The rules are those of the sandbox's policy, normalised.
+func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rules []policy.Rule) (*State, error) {
 	if !idPattern.MatchString(id) {
 		return nil, notFound("there is no sandbox %q", id)
 	}
@@ -196,7 +198,7 @@ func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rule
 }
 
 // Patch changes a sandbox's vault, or nothing.
-func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, rules []Rule) (*State, error) {
+func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, rules []policy.Rule) (*State, error) {
 	e := v.entry(id)
 	if e == nil {
 		return nil, errNoVault
@@ -320,7 +322,7 @@ func (v *Vaults) Active(id string) *Active {
 // CheckPolicy reports, as an *Error with status 400, whether a sandbox's policy
 // may become one with these rules: each host that a binding names must be
 // allowed by a domain rule.
-func (v *Vaults) CheckPolicy(id string, rules []Rule) error {
+func (v *Vaults) CheckPolicy(id string, rules []policy.Rule) error {
 	e := v.entry(id)
 	if e == nil {
 		return nil
