@@ -178,13 +178,14 @@ func (m *Manager) withdraw(record *Sandbox) {
 func (m *Manager) newRecord(r *reservation, spec *Spec) *Sandbox {
 	now := m.now()
 	s := &Sandbox{
-		ID:         r.id,
-		Spec:       spec.Clone(),
-		Entrypoint: slices.Clone(r.entrypoint),
-		CreatedAt:  now,
-		Token:      newToken(),
-		BootID:     m.bootID,
-		Revision:   1,
+		ID:          r.id,
+		Spec:        spec.Clone(),
+		Entrypoint:  slices.Clone(r.entrypoint),
+		CreatedAt:   now,
+		Token:       newToken(),
+		EgressToken: newToken(),
+		BootID:      m.bootID,
+		Revision:    1,
 	}
 	s.Spec.Auth = nil
 	if spec.Timeout != nil {

@@ -12,6 +12,9 @@ import (
 const (
 	// maxEvents bounds the events of one sandbox; the oldest go first.
 	maxEvents = 200
+	// maxDenied bounds those of them that a sandbox can cause at will, so that
+	// they don't push everything else out.
+	maxDenied = 64
 	// maxEventMessage bounds one message, in bytes.
 	maxEventMessage = 1024
 )
@@ -40,6 +43,10 @@ const (
 	// EventRestored: a restarted server found the sandbox running or paused,
 	// and goes on with it.
 	EventRestored EventKind = "Restored"
+	// EventPolicyChanged: its network policy did.
+	EventPolicyChanged EventKind = "NetworkPolicyChanged"
+	// EventDenied: its network policy refused something.
+	EventDenied EventKind = "Denied"
 	// EventEnded: the entrypoint ended, or the sandbox died.
 	EventEnded EventKind = "Ended"
 	// EventFailed: the sandbox could not be made.
@@ -52,7 +59,7 @@ const (
 // what matters then, and a list of them would push everything else out.
 func (k EventKind) repeats() bool {
 	switch k {
-	case EventRenewed, EventMetadataChanged, EventHookSucceeded, EventHookFailed, EventRestored:
+	case EventRenewed, EventMetadataChanged, EventHookSucceeded, EventHookFailed, EventRestored, EventPolicyChanged, EventDenied:
 		return true
 	}
 	return false
@@ -110,26 +117,52 @@ func (l Events) IsZero() bool { return l.last == 0 }
 
 // add returns the list with one more event; fresh is false when it only raised
 // the count of an earlier one.
-func (l Events) add(e Event) (_ Events, fresh bool) {
+func (l Events) add(e Event) (_ Events, fresh bool) { return l.addMany(e, 1) }
+
+// addMany is add for something that happened count times.
+func (l Events) addMany(e Event, count int) (_ Events, fresh bool) {
 	e.Seq = l.last + 1
-	e.Count = 1
+	e.Count = count
 	e.Message = clip(e.Message)
 	next := make([]Event, 0, min(len(l.list)+1, maxEvents))
 	i := l.earlier(e)
 	if i >= 0 {
 		old := l.list[i]
-		e.Count, e.FirstAt = old.Count+1, old.FirstAt
+		e.Count, e.FirstAt = old.Count+count, old.FirstAt
 		if e.FirstAt.IsZero() {
 			e.FirstAt = old.At
 		}
 		next = append(next, l.list[:i]...)
 		next = append(next, l.list[i+1:]...)
 	} else {
-		drop := max(0, len(l.list)+1-maxEvents)
-		l.dropped += int64(drop)
-		next = append(next, l.list[drop:]...)
+		if count > 1 {
+			e.FirstAt = e.At
+		}
+		list := l.list
+		if e.Kind == EventDenied {
+			list = withoutOldestDenied(list)
+		}
+		list = list[max(0, len(list)+1-maxEvents):]
+		l.dropped += int64(len(l.list) - len(list))
+		next = append(next, list...)
 	}
 	return Events{list: append(next, e), last: e.Seq, dropped: l.dropped}, i < 0
+}
+
+// withoutOldestDenied makes room for another denial.
+func withoutOldestDenied(list []Event) []Event {
+	oldest, n := -1, 0
+	for i, e := range list {
+		if e.Kind == EventDenied {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n < maxDenied {
+		return list
+	}
+	return slices.Delete(slices.Clone(list), oldest, oldest+1)
 }
 
 // earlier finds the event that e repeats: of the same kind and about the same,

@@ -64,6 +64,9 @@ type Options struct {
 	// AccessInterval is how often at most RenewOnAccess renews one sandbox;
 	// one minute when 0.
 	AccessInterval time.Duration
+	// OnDenial, when set, is told of everything that a network policy refused.
+	// It is called from one goroutine and must not block.
+	OnDenial func(Denial)
 	// BootID changes with each boot of the host, so that a restart can tell a
 	// reboot from a lost sandbox. Read from the kernel when empty.
 	BootID string
@@ -79,6 +82,7 @@ type Options struct {
 // never held across a call to the engine or the store.
 type Manager struct {
 	engine   Engine
+	enforcer PolicyEnforcer // nil when the engine is none
 	store    Store
 	log      *slog.Logger
 	clock    func() time.Time
@@ -108,7 +112,7 @@ type Manager struct {
 }
 
 type counters struct {
-	creates, createFailures, deletes, expired, exits atomic.Int64
+	creates, createFailures, deletes, expired, exits, denials atomic.Int64
 }
 
 // ManagerStats is a snapshot for metrics and the status page. Counters count
@@ -121,6 +125,8 @@ type ManagerStats struct {
 	Expired        int64
 	// Exits counts sandboxes whose entrypoint ended by itself.
 	Exits int64
+	// Denials counts what network policies refused.
+	Denials int64
 	// Held is how many calls wait for a sandbox now.
 	Held int64
 }
@@ -156,6 +162,7 @@ func NewManager(ctx context.Context, opts Options) (*Manager, error) {
 		reaping:  make(chan struct{}, 8*runtime.NumCPU()),
 		kick:     make(chan struct{}, 1),
 	}
+	m.enforcer, _ = opts.Engine.(PolicyEnforcer)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.admit.maxPending, m.admit.maxLive = opts.MaxPending, opts.MaxSandboxes
 	m.admit.maxRecords = maxRecords
@@ -169,6 +176,9 @@ func NewManager(ctx context.Context, opts Options) (*Manager, error) {
 	m.spawn(m.watchExits)
 	if hooks, ok := m.engine.(HookReporter); ok {
 		m.spawn(func() { m.watchHooks(hooks.HookRuns()) })
+	}
+	if m.enforcer != nil {
+		m.spawn(func() { m.watchDenials(m.enforcer.Denials()) })
 	}
 	m.spawn(m.sweepLoop)
 	return m, nil
@@ -232,6 +242,7 @@ func (m *Manager) Stats() ManagerStats {
 		Deletes:        m.counts.deletes.Load(),
 		Expired:        m.counts.expired.Load(),
 		Exits:          m.counts.exits.Load(),
+		Denials:        m.counts.denials.Load(),
 		Held:           m.held.Load(),
 	}
 	for _, e := range m.index.all() {

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 // State is a sandbox's place in its life. The strings are those of the wire
@@ -84,6 +86,12 @@ type Sandbox struct {
 	// Token opens this sandbox's ports through the gateway and is what execd
 	// demands of its callers. Secret: never logged, never in list or get.
 	Token string `json:"token"`
+	// EgressToken opens the egress API, through which the policy is changed.
+	// Secret like Token, and another one: whoever may use a sandbox's ports may
+	// not change what it reaches.
+	EgressToken string `json:"egressToken,omitempty"`
+	// PolicyVersion rises by one with each change of Spec.NetworkPolicy.
+	PolicyVersion int64 `json:"policyVersion,omitempty"`
 	// CreatedVolumes are the named volumes that this create made, kept so that
 	// those with DeleteWithSandbox can go with it.
 	CreatedVolumes []string `json:"createdVolumes,omitempty"`
@@ -137,6 +145,11 @@ type Spec struct {
 	Extensions map[string]string `json:"extensions,omitempty"`
 	// Lifecycle is nil without hooks.
 	Lifecycle *Lifecycle `json:"lifecycle,omitempty"`
+	// NetworkPolicy, in normal form, says which destinations it may reach; nil
+	// for all public ones.
+	NetworkPolicy *policy.Policy `json:"networkPolicy,omitempty"`
+	// CredentialProxy lets the host use credentials on its behalf.
+	CredentialProxy bool `json:"credentialProxy,omitempty"`
 }
 
 // Clone returns a deep copy, Auth included.
@@ -160,6 +173,7 @@ func (s *Spec) Clone() Spec {
 	c.Metadata = maps.Clone(s.Metadata)
 	c.Extensions = maps.Clone(s.Extensions)
 	c.Lifecycle = s.Lifecycle.Clone()
+	c.NetworkPolicy = s.NetworkPolicy.Clone()
 	return c
 }
 

@@ -1,0 +1,245 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
+)
+
+// PolicyEnforcer is implemented by engines that can hold sandboxes to network
+// policies. The policy of a spec is in force before Create starts any process of
+// the user, and again before Recover returns.
+type PolicyEnforcer interface {
+	// SetPolicy replaces the policy of a sandbox that is made; nil takes it
+	// away. When it returns nil the policy is in force and connections that it
+	// forbids are cut; when it fails the old one still is.
+	SetPolicy(ctx context.Context, id string, p *policy.Policy) error
+	// Denials delivers what policies refused. Some are lost when there are too
+	// many. The channel is never closed before Close.
+	Denials() <-chan Denial
+}
+
+// Denial is something that a sandbox's policy refused.
+type Denial struct {
+	ID string
+	At time.Time
+	// Protocol is "dns", "tls", "http", "http2", "tcp", "udp", "icmp", or the
+	// number of another one above IP.
+	Protocol string
+	// Name is what was asked for, if it was a name; by the sandbox's word.
+	Name string
+	// To is where it was to go; not valid for a name that was not looked up.
+	To netip.AddrPort
+	// Rule is the index of the rule that decided, -1 for the default action or
+	// when none has a say.
+	Rule int
+	// Target is that rule's.
+	Target string
+	Reason string
+	// Process is the program that tried, as "curl[17]", where it is known; by
+	// the sandbox's word.
+	Process string
+	// Audit is set when it was let through all the same.
+	Audit bool
+}
+
+// subject is what denials are counted by.
+func (d *Denial) subject() string {
+	to := d.Name
+	if to == "" {
+		to = d.To.String()
+	} else if d.To.IsValid() {
+		to = fmt.Sprintf("%s:%d", d.Name, d.To.Port())
+	}
+	return d.Protocol + " " + to
+}
+
+// describe words a denial for its event.
+func (d *Denial) describe() string {
+	what := "Denied"
+	if d.Audit {
+		what = "Would be denied"
+	}
+	what += ": " + d.subject()
+	if d.Name != "" && d.To.IsValid() {
+		what += fmt.Sprintf(" (%s)", d.To.Addr())
+	}
+	if d.Process != "" {
+		what += " by " + d.Process
+	}
+	by := "the default action"
+	if d.Rule >= 0 {
+		by = fmt.Sprintf("rule %d", d.Rule)
+		if d.Target != "" {
+			by += fmt.Sprintf(" (%s)", d.Target)
+		}
+	}
+	what += ", by " + by
+	if d.Reason != "" {
+		what += ": " + d.Reason
+	}
+	return what + "."
+}
+
+// CodePolicyVersion is the code of a change that expected another version.
+const CodePolicyVersion = "SANDBOX::NETWORK_POLICY_CHANGED"
+
+// EnforcesPolicies reports whether sandboxes can have network policies.
+func (m *Manager) EnforcesPolicies() bool { return m.enforcer != nil }
+
+// SetPolicy changes a sandbox's network policy. edit gets the present one, nil
+// for none, and returns the new one in normal form; changes of one sandbox are
+// made one after another. version, when it is not negative, must be that of the
+// present policy. The change is durable before it is in force; when it can't be
+// put in force the old policy stays. Sandboxes whose image is still being pulled
+// get it when they start.
+func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*Sandbox, error) {
+	if m.enforcer == nil {
+		return nil, Errorf(KindNotImplemented, CodeNotSupported, "This server's engine cannot enforce network policies.")
+	}
+	e, err := m.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	old := e.load()
+	next, err := e.update(func(s *Sandbox) error {
+		if s.Status.State == Stopping {
+			return errStopping(s)
+		}
+		if s.Status.State.Ended() {
+			return Errorf(KindConflict, CodeNotRunning, "Sandbox %q is %s (%s) and reaches nothing any more.", s.ID, s.Status.State, s.Status.Reason)
+		}
+		if version >= 0 && version != s.PolicyVersion {
+			return Errorf(KindConflict, CodePolicyVersion, "The network policy of sandbox %q has version %d, not %d: somebody changed it. Read it again, then repeat the change.", s.ID, s.PolicyVersion, version)
+		}
+		p, err := edit(s.Spec.NetworkPolicy.Clone())
+		if err != nil {
+			return err
+		}
+		s.Spec.NetworkPolicy = p
+		s.PolicyVersion++
+		s.note(m.now(), EventPolicyChanged, "", describePolicy(p))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if next.Status.State == Pending {
+		return next.Clone(), nil
+	}
+	// It outlives the request: half a change helps nobody.
+	work, cancel := m.engineContext()
+	defer cancel()
+	if err := m.enforcer.SetPolicy(work, id, next.Spec.NetworkPolicy); err != nil {
+		_ = e.force(func(s *Sandbox) error {
+			s.Spec.NetworkPolicy = old.Spec.NetworkPolicy.Clone()
+			s.PolicyVersion++
+			s.note(m.now(), EventPolicyChanged, "", "The change could not be put in force; the policy from before it is.")
+			return nil
+		})
+		return nil, fmt.Errorf("putting the network policy of sandbox %s in force: %w", id, err)
+	}
+	return next.Clone(), nil
+}
+
+func describePolicy(p *policy.Policy) string {
+	if p == nil {
+		return "The network policy was taken away."
+	}
+	return fmt.Sprintf("The network policy is now: %s by default, %d rules.", p.DefaultAction, len(p.Egress))
+}
+
+const (
+	// denialInterval is how often denials become events.
+	denialInterval = time.Second
+	// maxDenialSubjects bounds how many subjects of one sandbox are told apart
+	// within that time.
+	maxDenialSubjects = 32
+	// maxDenialSandboxes bounds those whose denials are counted within it.
+	maxDenialSandboxes = 4096
+)
+
+// tally is what one sandbox was denied since the last events.
+type tally struct {
+	last   map[string]Denial
+	count  map[string]int
+	others int
+}
+
+// watchDenials turns denials into events, a few per second and sandbox at most:
+// a sandbox can make any number of them.
+func (m *Manager) watchDenials(denials <-chan Denial) {
+	tick := time.NewTicker(denialInterval)
+	defer tick.Stop()
+	waiting := make(map[string]*tally)
+	for {
+		select {
+		case d, ok := <-denials:
+			if !ok {
+				return
+			}
+			m.counts.denials.Add(1)
+			if m.opts.OnDenial != nil {
+				m.opts.OnDenial(d)
+			}
+			t := waiting[d.ID]
+			if t == nil {
+				if len(waiting) >= maxDenialSandboxes {
+					continue
+				}
+				t = &tally{last: map[string]Denial{}, count: map[string]int{}}
+				waiting[d.ID] = t
+			}
+			subject := d.subject()
+			if _, known := t.last[subject]; !known && len(t.last) >= maxDenialSubjects {
+				t.others++
+				continue
+			}
+			t.last[subject] = d
+			t.count[subject]++
+		case <-tick.C:
+			for id, t := range waiting {
+				m.noteDenials(id, t)
+			}
+			clear(waiting)
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Manager) noteDenials(id string, t *tally) {
+	e, err := m.lookup(id)
+	if err != nil {
+		return // deleted meanwhile
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gone {
+		return
+	}
+	subjects := make([]string, 0, len(t.last))
+	for subject := range t.last {
+		subjects = append(subjects, subject)
+	}
+	slices.SortFunc(subjects, func(a, b string) int { return t.last[a].At.Compare(t.last[b].At) })
+	e.observe(func(s *Sandbox) {
+		for _, subject := range subjects {
+			d := t.last[subject]
+			s.Events, _ = s.Events.addMany(Event{At: d.At, Kind: EventDenied, Subject: subject, Message: d.describe()}, t.count[subject])
+		}
+		if t.others > 0 {
+			s.Events, _ = s.Events.addMany(Event{At: m.now(), Kind: EventDenied, Subject: "others",
+				Message: "Denied: more destinations than are listed one by one."}, t.others)
+		}
+	})
+	e.writeSoon()
+}
