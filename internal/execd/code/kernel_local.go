@@ -29,6 +29,8 @@ type localKernel struct {
 	conn *jupyter.Connection
 	// out carries standard output and error.
 	out *process.Pipe
+	// over is closed when the process has ended and its files are deleted.
+	over chan struct{}
 
 	mu   sync.Mutex
 	said []byte
@@ -36,13 +38,14 @@ type localKernel struct {
 
 // startKernel starts a kernel. It does not wait until it is ready.
 func startKernel(o Options, spec *jupyter.Spec, dir string) (backend, error) {
-	l := &localKernel{spec: spec}
+	l := &localKernel{spec: spec, over: make(chan struct{})}
 	remove, err := l.launch(o, dir)
 	if err != nil {
 		return nil, err
 	}
 	go l.out.Pump(l.hear)
 	go func() {
+		defer close(l.over)
 		<-l.proc.Done()
 		remove()
 	}()
@@ -140,7 +143,7 @@ func (l *localKernel) connect(ctx context.Context, _ string, h jupyter.Handler) 
 	return jupyter.Dial(ctx, l.conn, h)
 }
 
-func (l *localKernel) done() <-chan struct{} { return l.proc.Done() }
+func (l *localKernel) done() <-chan struct{} { return l.over }
 
 func (l *localKernel) ending() (process.Exit, string) {
 	exit := l.proc.Exit()
