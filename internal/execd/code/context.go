@@ -353,7 +353,22 @@ func (c *codeContext) over(x *run) {
 
 // died ends a run whose driver has ended.
 func (c *codeContext) died(x *run) {
-	x.driver.drain(x.stream.Gone())
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		x.driver.drain(x.stream.Gone())
+	}()
+	for rest := true; rest; {
+		select {
+		case rep := <-x.reports:
+			if c.handle(x, rep) {
+				// It had ended the run before.
+				return
+			}
+		case <-drained:
+			rest = false
+		}
+	}
 	exit, how := x.driver.ending()
 	c.drop(x.driver)
 	c.over(x)

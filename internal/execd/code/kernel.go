@@ -27,6 +27,8 @@ const (
 	// leaveWait is how long a kernel may take to end after code told it to, or
 	// after it closed its connection.
 	leaveWait = 2 * time.Second
+	// drainWait bounds the wait for what a kernel sent before it ended.
+	drainWait = time.Second
 	// beatWait bounds the wait for a sign of life.
 	beatWait = time.Second
 )
@@ -63,6 +65,9 @@ type kernel struct {
 	// cancel ends the wait for the kernel's start.
 	cancel context.CancelFunc
 	ready  chan struct{}
+	// drained is closed when the kernel has ended and everything that it sent
+	// was passed on.
+	drained chan struct{}
 	// first holds a token when a message came on the channel of outputs.
 	first chan struct{}
 	// info holds a token when the kernel answered a question about itself.
@@ -105,20 +110,32 @@ func newKernel(h host, setup string) *kernel {
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	k := &kernel{
 		host: h, session: jupyter.NewID(), cancel: cancel,
-		ready: make(chan struct{}), first: make(chan struct{}, 1), info: make(chan struct{}, 1),
+		ready: make(chan struct{}), drained: make(chan struct{}), first: make(chan struct{}, 1), info: make(chan struct{}, 1),
 	}
-	go func() {
-		<-h.done()
-		cancel()
-		k.mu.Lock()
-		conn := k.conn
-		k.mu.Unlock()
-		if conn != nil {
-			conn.Close()
-		}
-	}()
+	go k.watch()
 	go k.begin(ctx, setup)
 	return k
+}
+
+// watch closes the connection when the kernel has ended. What it sent before is
+// read until the end, or for a bounded time: its children may have its sockets.
+func (k *kernel) watch() {
+	defer close(k.drained)
+	<-k.done()
+	k.cancel()
+	k.mu.Lock()
+	conn := k.conn
+	k.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	timer := time.NewTimer(drainWait)
+	defer timer.Stop()
+	select {
+	case <-conn.Done():
+	case <-timer.C:
+	}
 }
 
 // begin waits until the kernel answers.
@@ -217,10 +234,16 @@ func (k *kernel) title() string               { return k.host.title() }
 func (k *kernel) readied() <-chan struct{}    { return k.ready }
 func (k *kernel) done() <-chan struct{}       { return k.host.done() }
 func (k *kernel) settle(stop <-chan struct{}) {}
-func (k *kernel) drain(stop <-chan struct{})  {}
 func (k *kernel) shell() bool                 { return false }
 func (k *kernel) acknowledge()                {}
 func (k *kernel) kill()                       { k.host.kill() }
+
+func (k *kernel) drain(stop <-chan struct{}) {
+	select {
+	case <-k.drained:
+	case <-stop:
+	}
+}
 
 func (k *kernel) ending() (process.Exit, string) {
 	exit, text := k.host.ending()

@@ -19,6 +19,9 @@ type Conn interface {
 	Send(m *Message) error
 	// Close ends the connection, and with it the calls of the handler.
 	Close()
+	// Done is closed when everything that came has been handed over and no more
+	// will come.
+	Done() <-chan struct{}
 }
 
 // Handler is told what comes from a kernel. Its functions are called in
@@ -29,8 +32,8 @@ type Handler struct {
 	Message func(*Message)
 	// Skipped is called for one of size bytes that was too long.
 	Skipped func(channel Channel, size int64)
-	// Broken is called once at most, when the connection is of no use any more
-	// and was not closed by Close.
+	// Broken is called once at most, when a channel is of no use any more and
+	// was not closed by Close. What the others still have comes nevertheless.
 	Broken func(error)
 }
 
@@ -129,14 +132,18 @@ type wire struct {
 	key     []byte
 	handler Handler
 	sockets map[Channel]*socket
-	once    sync.Once
-	closed  chan struct{}
+	reading sync.WaitGroup
+	done    chan struct{}
+
+	mu sync.Mutex
+	// ended is set by Close, and when a channel broke.
+	ended bool
 }
 
 // Dial connects to a kernel, and waits until ctx ends for one that does not
 // listen yet.
 func Dial(ctx context.Context, c *Connection, h Handler) (Conn, error) {
-	w := &wire{key: []byte(c.Key), handler: h, sockets: make(map[Channel]*socket), closed: make(chan struct{})}
+	w := &wire{key: []byte(c.Key), handler: h, sockets: make(map[Channel]*socket), done: make(chan struct{})}
 	identity := NewID()
 	for _, to := range []struct {
 		channel Channel
@@ -156,8 +163,12 @@ func Dial(ctx context.Context, c *Connection, h Handler) (Conn, error) {
 		w.sockets[to.channel] = s
 	}
 	for channel, s := range w.sockets {
-		go w.read(channel, s)
+		w.reading.Go(func() { w.read(channel, s) })
 	}
+	go func() {
+		w.reading.Wait()
+		close(w.done)
+	}()
 	return w, nil
 }
 
@@ -174,18 +185,23 @@ func (w *wire) Send(m *Message) error {
 	return s.send(frames...)
 }
 
-// Close implements Conn.
-func (w *wire) Close() { w.end() }
+// Done implements Conn.
+func (w *wire) Done() <-chan struct{} { return w.done }
 
-// end closes the sockets. It is true for the first call.
-func (w *wire) end() (first bool) {
-	w.once.Do(func() {
-		first = true
-		close(w.closed)
-		for _, s := range w.sockets {
-			s.conn.Close()
-		}
-	})
+// Close implements Conn.
+func (w *wire) Close() {
+	w.end()
+	for _, s := range w.sockets {
+		s.conn.Close()
+	}
+}
+
+// end is true for the first call.
+func (w *wire) end() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := !w.ended
+	w.ended = true
 	return first
 }
 

@@ -25,6 +25,7 @@ type channels struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	once    sync.Once
+	done    chan struct{}
 }
 
 // Connect opens the kernel's channels. session names the client in all its
@@ -40,7 +41,7 @@ func (k *Session) Connect(ctx context.Context, session string, h Handler) (Conn,
 	}
 	// Messages that are too long are skipped here, not the end of everything.
 	ws.SetReadLimit(-1)
-	c := &channels{ws: ws, v1: ws.Subprotocol() == subprotocol, handler: h}
+	c := &channels{ws: ws, v1: ws.Subprotocol() == subprotocol, handler: h, done: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	go c.read()
 	return c, nil
@@ -66,6 +67,9 @@ func (c *channels) Send(m *Message) error {
 	return c.ws.Write(ctx, websocket.MessageText, b)
 }
 
+// Done implements Conn.
+func (c *channels) Done() <-chan struct{} { return c.done }
+
 // Close implements Conn.
 func (c *channels) Close() { c.end() }
 
@@ -79,6 +83,7 @@ func (c *channels) end() (first bool) {
 }
 
 func (c *channels) read() {
+	defer close(c.done)
 	for {
 		kind, b, size, err := c.next()
 		if err != nil {

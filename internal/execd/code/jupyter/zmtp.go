@@ -42,6 +42,9 @@ const (
 	// MaxMessage bounds the frames of one message together, in bytes. A client
 	// gets at most 4 MiB in one event; output may come in larger pieces.
 	MaxMessage = 32 << 20
+	// maxSkipped bounds a message that is read only to be skipped, in bytes.
+	// What claims to be longer is no message.
+	maxSkipped = 1 << 32
 	// readStep is how much is read of a long frame before more memory is
 	// taken: the length that a peer announces costs it nothing.
 	readStep = 64 << 10
@@ -169,9 +172,10 @@ func (s *socket) receive() ([][]byte, error) {
 			}
 			continue
 		}
-		if total += size; total < 0 {
-			return nil, errors.New("the length of a message is out of range")
+		if size > maxSkipped || total+size > maxSkipped {
+			return nil, fmt.Errorf("a message has a part of %d bytes", size)
 		}
+		total += size
 		over = over || total > MaxMessage || len(frames) == maxFrames
 		if over {
 			frames = nil
