@@ -7,15 +7,83 @@ import (
 	"time"
 )
 
-// CreateSandboxRequest `image` is required. The members at the end, from `networkPolicy` on,
-// belong to the protocol but not to this server yet. A request that uses
-// one is refused; null, and false for `credentialProxy.enabled`, count
-// as not used.
+// Defines values for NetworkPolicyStatusEnforcementMode.
+const (
+	DNSNft NetworkPolicyStatusEnforcementMode = "dns+nft"
+)
+
+// Valid indicates whether the value is a known member of the NetworkPolicyStatusEnforcementMode enum.
+func (e NetworkPolicyStatusEnforcementMode) Valid() bool {
+	switch e {
+	case DNSNft:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NetworkPolicyStatusMode.
+const (
+	AllowAll  NetworkPolicyStatusMode = "allow_all"
+	DenyAll   NetworkPolicyStatusMode = "deny_all"
+	Enforcing NetworkPolicyStatusMode = "enforcing"
+)
+
+// Valid indicates whether the value is a known member of the NetworkPolicyStatusMode enum.
+func (e NetworkPolicyStatusMode) Valid() bool {
+	switch e {
+	case AllowAll:
+		return true
+	case DenyAll:
+		return true
+	case Enforcing:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NetworkPolicyStatusStatus.
+const (
+	Ok NetworkPolicyStatusStatus = "ok"
+)
+
+// Valid indicates whether the value is a known member of the NetworkPolicyStatusStatus enum.
+func (e NetworkPolicyStatusStatus) Valid() bool {
+	switch e {
+	case Ok:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NetworkRuleAction.
+const (
+	Allow NetworkRuleAction = "allow"
+	Deny  NetworkRuleAction = "deny"
+)
+
+// Valid indicates whether the value is a known member of the NetworkRuleAction enum.
+func (e NetworkRuleAction) Valid() bool {
+	switch e {
+	case Allow:
+		return true
+	case Deny:
+		return true
+	default:
+		return false
+	}
+}
+
+// CreateSandboxRequest `image` is required. `snapshotId` and `templateId` belong to the
+// protocol but not to this server yet; a request that uses one is
+// refused.
 type CreateSandboxRequest struct {
-	// CredentialProxy Not supported yet.
+	// CredentialProxy Lets the host put credentials of the sandbox's vault into its
+	// requests. Needs `networkPolicy`.
 	CredentialProxy struct {
-		// Enabled False counts as absent too.
-		Enabled any `json:"enabled,omitempty,omitzero"`
+		Enabled bool `json:"enabled,omitempty,omitzero"`
 	} `json:"credentialProxy,omitempty,omitzero"`
 
 	// Entrypoint The program to run and its arguments. Absent for what the image says.
@@ -45,8 +113,9 @@ type CreateSandboxRequest struct {
 	// reserved.
 	Metadata map[string]*LabelValue `json:"metadata,omitempty,omitzero"`
 
-	// NetworkPolicy Not supported yet.
-	NetworkPolicy any `json:"networkPolicy,omitempty,omitzero"`
+	// NetworkPolicy What the sandbox may reach. Absent for every public address; `{}`
+	// denies all.
+	NetworkPolicy *NetworkPolicy `json:"networkPolicy,omitempty"`
 
 	// Platform What the image must be built for. Upper and lower case are the same.
 	Platform Platform `json:"platform,omitempty,omitzero"`
@@ -238,6 +307,74 @@ type NamedVolume struct {
 
 	// StorageClass A hint for clusters; without effect here.
 	StorageClass string `json:"storageClass,omitempty,omitzero"`
+}
+
+// NetworkAction In answers never null. Upper case and spaces around it are taken.
+type NetworkAction = string
+
+// NetworkPolicy Which destinations are allowed and which are denied. The first rule that
+// matches decides, and the default action when none does. A missing action
+// is deny.
+type NetworkPolicy struct {
+	// DefaultAction In answers never null. Upper case and spaces around it are taken.
+	DefaultAction NetworkAction `json:"defaultAction,omitempty,omitzero"`
+	Egress        []NetworkRule `json:"egress,omitempty,omitzero"`
+}
+
+// NetworkPolicyStatus defines model for NetworkPolicyStatus.
+type NetworkPolicyStatus struct {
+	EnforcementMode NetworkPolicyStatusEnforcementMode `json:"enforcementMode"`
+	Mode            NetworkPolicyStatusMode            `json:"mode"`
+
+	// Policy Which destinations are allowed and which are denied. The first rule that
+	// matches decides, and the default action when none does. A missing action
+	// is deny.
+	Policy NetworkPolicy `json:"policy"`
+
+	// Reason What was special about the change.
+	Reason string                    `json:"reason,omitempty,omitzero"`
+	Status NetworkPolicyStatusStatus `json:"status"`
+}
+
+// NetworkPolicyStatusEnforcementMode defines model for NetworkPolicyStatus.EnforcementMode.
+type NetworkPolicyStatusEnforcementMode string
+
+// NetworkPolicyStatusMode defines model for NetworkPolicyStatus.Mode.
+type NetworkPolicyStatusMode string
+
+// NetworkPolicyStatusStatus defines model for NetworkPolicyStatus.Status.
+type NetworkPolicyStatusStatus string
+
+// NetworkRule defines model for NetworkRule.
+type NetworkRule struct {
+	Action NetworkRuleAction `json:"action"`
+
+	// HTTP Narrows an allow rule for a domain to some HTTP requests. An addition
+	// of paddock. At least one of `methods` and `paths` must have an entry.
+	HTTP NetworkRuleHTTP `json:"http,omitempty,omitzero"`
+
+	// Target A domain (`example.com`), all domains beneath one (`*.example.com`,
+	// which is not `example.com` itself), an address of IPv4 or IPv6, or a
+	// range of addresses in CIDR form. International names are shown as
+	// A-labels. A private or otherwise special address is opened only by a
+	// rule for it or for a range that lies within its special range.
+	Target string `json:"target"`
+}
+
+// NetworkRuleAction defines model for NetworkRule.Action.
+type NetworkRuleAction string
+
+// NetworkRuleHTTP Narrows an allow rule for a domain to some HTTP requests. An addition
+// of paddock. At least one of `methods` and `paths` must have an entry.
+type NetworkRuleHTTP struct {
+	Methods []string `json:"methods,omitempty,omitzero"`
+
+	// Mode Refuse other requests, or only report them. Enforce by default.
+	Mode string `json:"mode,omitempty,omitzero"`
+
+	// Paths Paths, compared after decoding, with `*` for any text within one
+	// segment and a `*` at the end for any text at all.
+	Paths []string `json:"paths,omitempty,omitzero"`
 }
 
 // Pagination defines model for Pagination.
@@ -471,6 +608,9 @@ type VolumeList struct {
 // ImageName defines model for ImageName.
 type ImageName = string
 
+// PolicyMatch defines model for PolicyMatch.
+type PolicyMatch = string
+
 // Port defines model for Port.
 type Port = int
 
@@ -631,6 +771,40 @@ type StreamSandboxLogsParams struct {
 	Follow bool `form:"follow,omitempty" json:"follow,omitempty,omitzero"`
 }
 
+// DeleteNetworkPolicyRulesJSONBody defines parameters for DeleteNetworkPolicyRules.
+type DeleteNetworkPolicyRulesJSONBody = []string
+
+// DeleteNetworkPolicyRulesParams defines parameters for DeleteNetworkPolicyRules.
+type DeleteNetworkPolicyRulesParams struct {
+	// IfMatch The `ETag` of an earlier answer. The change is made only if the policy
+	// is still that one, and is a conflict otherwise.
+	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
+}
+
+// PatchNetworkPolicyJSONBody defines parameters for PatchNetworkPolicy.
+type PatchNetworkPolicyJSONBody = []NetworkRule
+
+// PatchNetworkPolicyParams defines parameters for PatchNetworkPolicy.
+type PatchNetworkPolicyParams struct {
+	// IfMatch The `ETag` of an earlier answer. The change is made only if the policy
+	// is still that one, and is a conflict otherwise.
+	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
+}
+
+// SetNetworkPolicyParams defines parameters for SetNetworkPolicy.
+type SetNetworkPolicyParams struct {
+	// IfMatch The `ETag` of an earlier answer. The change is made only if the policy
+	// is still that one, and is a conflict otherwise.
+	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
+}
+
+// ReplaceNetworkPolicyParams defines parameters for ReplaceNetworkPolicy.
+type ReplaceNetworkPolicyParams struct {
+	// IfMatch The `ETag` of an earlier answer. The change is made only if the policy
+	// is still that one, and is a conflict otherwise.
+	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
+}
+
 // PullImageJSONRequestBody defines body for PullImage for application/json ContentType.
 type PullImageJSONRequestBody = PullImageRequest
 
@@ -648,6 +822,18 @@ type PatchSandboxMetadataJSONRequestBody = MetadataPatch
 
 // PatchSandboxMetadataApplicationMergePatchPlusJSONRequestBody defines body for PatchSandboxMetadata for application/merge-patch+json ContentType.
 type PatchSandboxMetadataApplicationMergePatchPlusJSONRequestBody = MetadataPatch
+
+// DeleteNetworkPolicyRulesJSONRequestBody defines body for DeleteNetworkPolicyRules for application/json ContentType.
+type DeleteNetworkPolicyRulesJSONRequestBody = DeleteNetworkPolicyRulesJSONBody
+
+// PatchNetworkPolicyJSONRequestBody defines body for PatchNetworkPolicy for application/json ContentType.
+type PatchNetworkPolicyJSONRequestBody = PatchNetworkPolicyJSONBody
+
+// SetNetworkPolicyJSONRequestBody defines body for SetNetworkPolicy for application/json ContentType.
+type SetNetworkPolicyJSONRequestBody = NetworkPolicy
+
+// ReplaceNetworkPolicyJSONRequestBody defines body for ReplaceNetworkPolicy for application/json ContentType.
+type ReplaceNetworkPolicyJSONRequestBody = NetworkPolicy
 
 // RenewSandboxExpirationJSONRequestBody defines body for RenewSandboxExpiration for application/json ContentType.
 type RenewSandboxExpirationJSONRequestBody = RenewRequest

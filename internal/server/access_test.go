@@ -35,7 +35,7 @@ func TestEndpoint(t *testing.T) {
 	host := strings.TrimPrefix(f.url, "http://")
 	for path, endpoint := range map[string]string{
 		"/v1/sandboxes/sb/endpoints/44772":                        "/v1/sandboxes/sb/proxy/44772",
-		"/v1/sandboxes/sb/endpoints/18080?use_server_proxy=true":  "/v1/sandboxes/sb/proxy/18080",
+		"/v1/sandboxes/sb/endpoints/18081?use_server_proxy=true":  "/v1/sandboxes/sb/proxy/18081",
 		"/sandboxes/sb/endpoints/1?use_server_proxy=on":           "/sandboxes/sb/proxy/1",
 		"/v1/sandboxes/sb/endpoints/65535?use_server_proxy=False": "/v1/sandboxes/sb/proxy/65535",
 		"/v1/sandboxes/paused/endpoints/80":                       "/v1/sandboxes/paused/proxy/80",

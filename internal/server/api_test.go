@@ -223,7 +223,6 @@ func TestNotImplemented(t *testing.T) {
 		"GET /v1/snapshots": "SNAPSHOT::NOT_IMPLEMENTED", "DELETE /snapshots/x": "SNAPSHOT::NOT_IMPLEMENTED", "POST /v1/sandboxes/sb/snapshots": "SNAPSHOT::NOT_IMPLEMENTED",
 		"GET /v1/templates": "FSB::API_NOT_SUPPORTED", "GET /templates/x": "FSB::API_NOT_SUPPORTED",
 		"GET /v1/pools": "KUBERNETES::POOL_NOT_SUPPORTED", "PUT /v1/pools/p": "KUBERNETES::POOL_NOT_SUPPORTED",
-		"PATCH /v1/sandboxes/sb/networkpolicy": sandbox.CodeNotSupported,
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		f.call(method, path, "").is(501, code)

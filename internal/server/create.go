@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -72,6 +73,8 @@ func decodeCreate(body *value, limit time.Duration) (*sandbox.Spec, error) {
 	spec.Volumes = d.volumes(body)
 	spec.Extensions = d.extensions(body)
 	spec.Lifecycle = d.lifecycle(body)
+	spec.NetworkPolicy = d.networkPolicy(d.object(body, "networkPolicy"))
+	spec.CredentialProxy = d.credentialProxy(body, spec.NetworkPolicy)
 	if d.err != nil {
 		return nil, d.err
 	}
@@ -89,17 +92,23 @@ func (d *decoder) unsupported(body *value) {
 			no(name, "Start from an image.")
 		}
 	}
-	if v := d.object(body, "networkPolicy"); v != nil {
-		no("networkPolicy", "Leave it out; the sandbox then reaches public addresses only.")
-	}
-	if v := d.object(body, "credentialProxy"); v != nil {
-		d.only(v, "enabled")
-		if d.flag(v, "enabled", false) {
-			no("credentialProxy.enabled", "Leave it out.")
-		}
-	}
 	// It asks for what every sandbox has: ports that need its token.
 	d.flag(body, "secureAccess", false)
+}
+
+// credentialProxy is whether credentials are used on the sandbox's behalf. It
+// needs a policy that says for which destinations (behaviour.md 3.4).
+func (d *decoder) credentialProxy(body *value, p *policy.Policy) bool {
+	v := d.object(body, "credentialProxy")
+	if v == nil {
+		return false
+	}
+	d.only(v, "enabled")
+	enabled := d.flag(v, "enabled", false)
+	if enabled && p == nil && d.err == nil {
+		d.refuse("credentialProxy.enabled", "needs a networkPolicy, whose rules name the hosts that credentials are for.")
+	}
+	return enabled
 }
 
 func (d *decoder) image(body *value) (uri string, auth *sandbox.RegistryAuth) {

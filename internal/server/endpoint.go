@@ -56,9 +56,13 @@ func (s *Server) getEndpoint(r *request) error {
 	if ignoresHeaders.MatchString(r.UserAgent()) {
 		who += tokenMark + sb.Token
 	}
+	headers := map[string]string{"OpenSandbox-Secure-Access": sb.Token}
+	if port == EgressPort {
+		headers[headerEgressAuth] = sb.EgressToken
+	}
 	writeJSON(r.w, http.StatusOK, api.Endpoint{
 		Endpoint: s.publicHost(r.Request) + r.mount + "/sandboxes/" + who + "/proxy/" + strconv.Itoa(port),
-		Headers:  map[string]string{"OpenSandbox-Secure-Access": sb.Token},
+		Headers:  headers,
 	})
 	return nil
 }
@@ -167,6 +171,9 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 			message: "Methods CONNECT and TRACE are not passed on. Allowed: " + proxyAllow + "."}
 	}
 	s.renewOnAccess(r, sb)
+	if port == EgressPort {
+		return s.egressAPI(r, sb, p.rest), nil
+	}
 	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
 		Hold: sb.Status.State != sandbox.Running,

@@ -20,6 +20,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/api"
 	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -68,7 +69,7 @@ func newManager() *manager {
 func (m *manager) put(id string, state sandbox.State) *sandbox.Sandbox {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := &sandbox.Sandbox{ID: id, CreatedAt: created, Token: "token-of-" + id, Entrypoint: []string{"sh"},
+	s := &sandbox.Sandbox{ID: id, CreatedAt: created, Token: "token-of-" + id, EgressToken: "egress-of-" + id, Entrypoint: []string{"sh"},
 		Spec:   sandbox.Spec{Image: "python:3.11", Auth: &sandbox.RegistryAuth{Username: "u", Password: "hunter2"}},
 		Status: sandbox.Status{State: state, LastTransitionAt: created}}
 	m.byID[id] = s
@@ -149,6 +150,27 @@ func (m *manager) PatchMetadata(_ context.Context, id string, patch map[string]*
 	m.patches = append(m.patches, patch)
 	m.mu.Unlock()
 	return m.Get(id)
+}
+
+func (m *manager) EnforcesPolicies() bool { return true }
+
+func (m *manager) SetPolicy(_ context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*sandbox.Sandbox, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.byID[id]
+	if s == nil {
+		return nil, sandbox.ErrNotFound(id)
+	}
+	if version >= 0 && version != s.PolicyVersion {
+		return nil, sandbox.Errorf(sandbox.KindConflict, sandbox.CodePolicyVersion, "changed")
+	}
+	p, err := edit(s.Spec.NetworkPolicy.Clone())
+	if err != nil {
+		return nil, err
+	}
+	s.Spec.NetworkPolicy = p
+	s.PolicyVersion++
+	return s.Clone(), nil
 }
 
 func (m *manager) Renew(_ context.Context, id string, at time.Time) (*sandbox.Sandbox, error) {

@@ -39,6 +39,8 @@ func (s *Server) table() *node {
 	add(both, "/sandboxes/{id}/pause", on{"POST": s.pauseSandbox})
 	add(both, "/sandboxes/{id}/resume", on{"POST": s.resumeSandbox})
 	add(both, "/sandboxes/{id}/endpoints/{port}", on{"GET": s.getEndpoint})
+	add(both, "/sandboxes/{id}/networkpolicy", on{"GET": s.networkPolicy, "POST": s.networkPolicy,
+		"PUT": s.networkPolicy, "PATCH": s.networkPolicy, "DELETE": s.networkPolicy})
 	add(both, "/sandboxes/{id}/logs", on{"GET": s.streamLogs})
 	add(both, "/sandboxes/{id}/events", on{"GET": s.listEvents})
 	add(both, "/sandboxes/{id}/diagnostics/logs", on{"GET": s.diagnosticLogs})
@@ -75,8 +77,6 @@ func (s *Server) table() *node {
 	no = notImplemented("KUBERNETES::POOL_NOT_SUPPORTED", "Pools")
 	add(both, "/pools", on{"GET": no, "POST": no})
 	add(both, "/pools/{name}", on{"GET": no, "PUT": no, "DELETE": no})
-	no = notImplemented(sandbox.CodeNotSupported, "Network policies")
-	add(both, "/sandboxes/{id}/networkpolicy", on{"GET": no, "PUT": no, "PATCH": no, "DELETE": no})
 	return root
 }
 

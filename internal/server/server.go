@@ -14,6 +14,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/gateway"
 	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -37,6 +38,15 @@ type Manager interface {
 	Volumes(ctx context.Context) ([]sandbox.VolumeInfo, error)
 	RemoveVolume(ctx context.Context, name string) error
 	Stats() sandbox.ManagerStats
+	EnforcesPolicies() bool
+	SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*sandbox.Sandbox, error)
+}
+
+// Vault answers the part of a sandbox's egress API that is about credentials.
+type Vault interface {
+	// Serve answers one request, whose caller has shown the sandbox's token;
+	// path begins with /credential-vault.
+	Serve(w http.ResponseWriter, r *http.Request, sb *sandbox.Sandbox, path string)
 }
 
 // Images is what the server needs of *image.Store, which documents the methods.
@@ -55,6 +65,8 @@ type Options struct {
 	Manager Manager
 	// Images may be nil; the image routes then answer 501.
 	Images Images
+	// Vault may be nil; the credential routes then answer 501.
+	Vault Vault
 	// APIKey is what callers send in OPEN-SANDBOX-API-KEY.
 	APIKey string
 	// NoAuth lets everybody do everything who can connect.

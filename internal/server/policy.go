@@ -1,0 +1,348 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/paddock-sandbox/paddock/internal/policy"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+const (
+	maxTarget = 1024
+	// headerPolicyVersion carries the version of the policy in an answer; a
+	// change may demand it with If-Match.
+	headerPolicyVersion = "ETag"
+)
+
+// policyStatus is how a policy is shown (behaviour.md 13.1).
+type policyStatus struct {
+	Status          string        `json:"status"`
+	Mode            string        `json:"mode"`
+	EnforcementMode string        `json:"enforcementMode"`
+	Reason          string        `json:"reason,omitempty"`
+	Policy          policy.Policy `json:"policy"`
+}
+
+// statusOf describes the policy of a sandbox. One without a policy reaches what
+// is public: that is the same as allowing all.
+func statusOf(p *policy.Policy, reason string) policyStatus {
+	st := policyStatus{Status: "ok", EnforcementMode: "dns+nft", Reason: reason, Policy: policy.Policy{DefaultAction: policy.Allow}}
+	if p != nil {
+		st.Policy = *p
+	}
+	if st.Policy.Egress == nil {
+		st.Policy.Egress = []policy.Rule{}
+	}
+	switch {
+	case len(st.Policy.Egress) > 0:
+		st.Mode = "enforcing"
+	case st.Policy.DefaultAction == policy.Allow:
+		st.Mode = "allow_all"
+	default:
+		st.Mode = "deny_all"
+	}
+	return st
+}
+
+// networkPolicy reads a policy and puts it into normal form.
+func (d *decoder) networkPolicy(v *value) *policy.Policy {
+	if v == nil || !d.is(v, kindObject) {
+		return nil
+	}
+	d.only(v, "defaultAction", "egress")
+	var p policy.Policy
+	if a := d.member(v, "defaultAction"); a != nil {
+		p.DefaultAction = policy.Action(d.textOf(a, bytesRule{max: maxShown}))
+	}
+	if list := d.member(v, "egress"); list != nil && d.is(list, kindArray) {
+		p.Egress = d.rules(list)
+	}
+	return d.normalPolicy(v.path, p)
+}
+
+// normalPolicy normalises a policy that stands at path in the body.
+func (d *decoder) normalPolicy(path string, p policy.Policy) *policy.Policy {
+	if d.err != nil {
+		return nil
+	}
+	n, err := p.Normalize()
+	var bad *policy.RuleError
+	if errors.As(err, &bad) {
+		if path != "" {
+			path += "."
+		}
+		d.refuse(path+bad.Path(), "%s", bad.Message)
+		return nil
+	}
+	return &n
+}
+
+func (d *decoder) rules(list *value) []policy.Rule {
+	rules := make([]policy.Rule, 0, len(list.items))
+	for _, v := range list.items {
+		if d.err != nil || !d.is(v, kindObject) {
+			return nil
+		}
+		d.only(v, "action", "target", "http")
+		rules = append(rules, policy.Rule{
+			Action: policy.Action(d.required(v, "action", bytesRule{max: maxShown})),
+			Target: d.required(v, "target", bytesRule{max: maxTarget}),
+			HTTP:   d.ruleHTTP(v),
+		})
+	}
+	return rules
+}
+
+func (d *decoder) ruleHTTP(rule *value) *policy.HTTP {
+	v := d.object(rule, "http")
+	if v == nil {
+		return nil
+	}
+	d.only(v, "methods", "paths", "mode")
+	h := new(policy.HTTP)
+	h.Methods = d.texts(v, "methods")
+	h.Paths = d.texts(v, "paths")
+	if m := d.member(v, "mode"); m != nil {
+		h.Mode = policy.Mode(d.textOf(m, bytesRule{max: maxShown}))
+	}
+	return h
+}
+
+// texts reads a list of strings; how many there may be is the policy's matter.
+func (d *decoder) texts(obj *value, name string) (out []string) {
+	for _, v := range d.list(obj, name, policy.MaxRules) {
+		out = append(out, d.textOf(v, bytesRule{max: 4096}))
+	}
+	return out
+}
+
+func errTooManyRules(n int) error {
+	return &httpError{status: http.StatusRequestEntityTooLarge, code: codeTooLarge,
+		message: "The policy would have " + strconv.Itoa(n) + " rules; at most " + strconv.Itoa(policy.MaxRules) + " are allowed. A range in CIDR form or *.domain can replace many."}
+}
+
+// policyAPI reads or changes the policy of a sandbox: both the route of the
+// control plane and the egress API are this.
+func (s *Server) policyAPI(r *request, id string) (policyStatus, error) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		sb, err := s.manager.Get(id)
+		if err != nil {
+			return policyStatus{}, err
+		}
+		r.w.Header().Set(headerPolicyVersion, versionTag(sb.PolicyVersion))
+		return statusOf(sb.Spec.NetworkPolicy, ""), nil
+	}
+	version, err := wantedVersion(r.Header)
+	if err != nil {
+		return policyStatus{}, err
+	}
+	edit, reason, err := s.policyEdit(r)
+	if err != nil {
+		return policyStatus{}, err
+	}
+	sb, err := s.manager.SetPolicy(r.Context(), id, version, edit)
+	if err != nil {
+		return policyStatus{}, err
+	}
+	r.w.Header().Set(headerPolicyVersion, versionTag(sb.PolicyVersion))
+	return statusOf(sb.Spec.NetworkPolicy, *reason), nil
+}
+
+func versionTag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
+
+// wantedVersion is -1 when any will do.
+func wantedVersion(h http.Header) (int64, error) {
+	tag := h.Get("If-Match")
+	if tag == "" || tag == "*" {
+		return -1, nil
+	}
+	n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
+	if err != nil || n < 0 {
+		return 0, invalid(sandbox.CodeInvalidParameter, "The header If-Match is %s; it must be the ETag of an earlier answer.", quote(tag))
+	}
+	return n, nil
+}
+
+type policyEdit = func(*policy.Policy) (*policy.Policy, error)
+
+// policyEdit reads what is to be done to the policy. The reason is known only
+// when the edit was made.
+func (s *Server) policyEdit(r *request) (policyEdit, *string, error) {
+	reason := new(string)
+	body, err := s.readBody(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := new(decoder)
+	switch r.Method {
+	case http.MethodPost, http.MethodPut:
+		p := &policy.Policy{DefaultAction: policy.Deny}
+		if len(strings.TrimSpace(string(body))) > 0 {
+			v, err := parseJSON(body)
+			if err != nil {
+				return nil, nil, err
+			}
+			if v.kind != kindNull {
+				if list := d.member(v, "egress"); list != nil && len(list.items) > policy.MaxRules {
+					return nil, nil, errTooManyRules(len(list.items))
+				}
+				if p = d.networkPolicy(v); d.err != nil {
+					return nil, nil, d.err
+				}
+			}
+		}
+		if p.DefaultAction == policy.Deny && len(p.Egress) == 0 {
+			*reason = "policy reset to default deny-all"
+		}
+		return func(*policy.Policy) (*policy.Policy, error) { return p, nil }, reason, nil
+	case http.MethodPatch:
+		v, err := nonEmptyList(body, "rules")
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(v.items) > policy.MaxRules {
+			return nil, nil, errTooManyRules(len(v.items))
+		}
+		fresh := d.normalPolicy("", policy.Policy{Egress: d.rules(v)})
+		if d.err != nil {
+			return nil, nil, patchError(d.err)
+		}
+		return func(old *policy.Policy) (*policy.Policy, error) {
+			merged := orOpen(old).Merge(fresh.Egress)
+			if n := len(merged.Egress); n > policy.MaxRules {
+				return nil, errTooManyRules(n)
+			}
+			return &merged, nil
+		}, reason, nil
+	}
+	v, err := nonEmptyList(body, "targets")
+	if err != nil {
+		return nil, nil, err
+	}
+	var targets []string
+	for _, t := range v.items {
+		targets = append(targets, d.textOf(t, bytesRule{max: maxTarget}))
+	}
+	if d.err != nil {
+		return nil, nil, d.err
+	}
+	return func(old *policy.Policy) (*policy.Policy, error) {
+		left, n := orOpen(old).Without(targets)
+		if n == 0 {
+			*reason = "no matching targets found"
+			return old, nil
+		}
+		return &left, nil
+	}, reason, nil
+}
+
+// patchError names a rule by its place in the list that was sent.
+func patchError(err error) error {
+	var e *sandbox.Error
+	if errors.As(err, &e) {
+		c := *e
+		c.Message = strings.TrimPrefix(c.Message, "egress")
+		return &c
+	}
+	return err
+}
+
+// orOpen is what holds for a sandbox without a policy.
+func orOpen(p *policy.Policy) policy.Policy {
+	if p == nil {
+		return policy.Policy{DefaultAction: policy.Allow}
+	}
+	return *p
+}
+
+func nonEmptyList(body []byte, what string) (*value, error) {
+	v, err := parseJSON(body)
+	if err != nil {
+		return nil, err
+	}
+	if v.kind != kindArray || len(v.items) == 0 {
+		return nil, invalid(sandbox.CodeInvalidParameter, "The body must be an array of %s that is not empty.", what)
+	}
+	return v, nil
+}
+
+// networkPolicy is the route of the control plane.
+func (s *Server) networkPolicy(r *request) error {
+	id, err := r.sandboxID()
+	if err != nil {
+		return err
+	}
+	if r.Method != http.MethodGet && r.ContentLength != 0 {
+		if err := checkMediaType(r.Header, nil); err != nil {
+			return err
+		}
+	}
+	st, err := s.policyAPI(r, id)
+	if err != nil {
+		return err
+	}
+	writeJSON(r.w, http.StatusOK, st)
+	return nil
+}
+
+// EgressPort is the port at which clients look for the egress API of a sandbox
+// (behaviour.md 13). The server answers there; nothing in the sandbox does.
+const EgressPort = 18080
+
+const headerEgressAuth = "OPENSANDBOX-EGRESS-AUTH"
+
+// egressAPI answers what is sent to the egress API of a sandbox that exists and
+// that the caller may reach. path is what follows the port. Its errors are plain
+// text.
+func (s *Server) egressAPI(r *request, sb *sandbox.Sandbox, path string) int {
+	rec := &recorder{ResponseWriter: r.w}
+	r.w = rec
+	h := rec.Header()
+	h.Set("Cache-Control", "no-store")
+	text := func(status int, message string) int {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		h.Set("X-Content-Type-Options", "nosniff")
+		rec.WriteHeader(status)
+		_, _ = rec.Write([]byte(message + "\n"))
+		return status
+	}
+	if path == "/healthz" {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			h.Set("Allow", "GET, HEAD")
+			return text(http.StatusMethodNotAllowed, "method not allowed; allowed: GET, HEAD")
+		}
+		return text(http.StatusOK, "ok")
+	}
+	if sent := r.Header.Values(headerEgressAuth); len(sent) != 1 || !sameToken(sent[0], sb.EgressToken) {
+		return text(http.StatusUnauthorized, "unauthorized")
+	}
+	switch {
+	case path == "/policy":
+		methods := []string{"DELETE", "GET", "PATCH", "POST", "PUT"}
+		if !slices.Contains(methods, r.Method) {
+			h.Set("Allow", strings.Join(methods, ", "))
+			return text(http.StatusMethodNotAllowed, "method not allowed; allowed: "+strings.Join(methods, ", "))
+		}
+		st, err := s.policyAPI(r, sb.ID)
+		if err != nil {
+			a := toAnswer(err, r.id)
+			if a.cause != nil {
+				s.log.Error("the egress API failed", "sandbox", sb.ID, "request", r.id, "error", a.cause)
+			}
+			return text(a.status, a.message)
+		}
+		writeJSON(rec, http.StatusOK, st)
+		return http.StatusOK
+	case path == "/credential-vault" || strings.HasPrefix(path, "/credential-vault/"):
+		if s.opts.Vault == nil {
+			return text(http.StatusNotImplemented, "this server keeps no credentials")
+		}
+		s.opts.Vault.Serve(rec, r.Request, sb, path)
+		return rec.status
+	}
+	return text(http.StatusNotFound, "not found; there are /policy, /credential-vault and /healthz")
+}

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+const somePolicy = `{"defaultAction":"deny","egress":[{"action":"allow","target":"PyPI.org"}]}`
+
+func TestPolicyOfACreate(t *testing.T) {
+	f := start(t)
+	for given, want := range map[string]string{
+		somePolicy: `{"defaultAction":"deny","egress":[{"action":"allow","target":"pypi.org"}]}`,
+		`{}`:       `{"defaultAction":"deny","egress":[]}`,
+		`{"default_action":"ALLOW","egress":[{"action":"Deny","target":"bad.example.com"}]}`: `{"defaultAction":"allow","egress":[{"action":"deny","target":"bad.example.com"}]}`,
+	} {
+		a := f.call("POST", "/v1/sandboxes", `{"image":{"uri":"a"},"entrypoint":["sh"],"resourceLimits":{},"networkPolicy":`+given+`}`).is(202, "")
+		id, _ := a.member("id").(string)
+		if got := f.call("GET", "/v1/sandboxes/"+id+"/networkpolicy", "").is(200, ""); !strings.Contains(got.body, want) {
+			t.Errorf("%s: got %s", given, got.body)
+		}
+	}
+}
+
+// Both ways to the policy answer alike; errors of one are JSON, of the other text.
+func TestPolicyRoutes(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	api := "/v1/sandboxes/sb/networkpolicy"
+	egress := "/v1/sandboxes/sb/proxy/18080/policy"
+	auth := []string{"OPENSANDBOX-EGRESS-AUTH", "egress-of-sb"}
+	for _, path := range []string{api, egress} {
+		call := func(method, body string) answered { return f.call(method, path, body, auth...) }
+		f.m.put("sb", sandbox.Running)
+		call("GET", "").is(200, "").holds(`"mode":"allow_all"`, `"enforcementMode":"dns+nft"`, `"egress":[]`)
+		call("PUT", somePolicy).is(200, "").holds(`"mode":"enforcing"`, `"pypi.org"`)
+		call("PATCH", `[{"action":"allow","target":"a.example"},{"action":"deny","target":"pypi.org"}]`).is(200, "").
+			holds(`[{"action":"allow","target":"a.example"},{"action":"deny","target":"pypi.org"}]`)
+		call("DELETE", `["PYPI.ORG"]`).is(200, "").holds(`"egress":[{"action":"allow","target":"a.example"}]`)
+		call("DELETE", `["none.example"]`).is(200, "").holds(`"reason":"no matching targets found"`, "a.example")
+		call("POST", `null`).is(200, "").holds(`"mode":"deny_all"`, `"reason":"policy reset to default deny-all"`)
+		call("POST", somePolicy).is(200, "")
+		call("PUT", `{}`).is(200, "").holds(`"mode":"deny_all"`)
+		for method, bodies := range map[string][]string{
+			"PATCH":  {``, `[]`, `{}`, `[{"action":"allow"}]`, `[{"action":"permit","target":"a.example"}]`, `[{"action":"allow","target":" "}]`},
+			"DELETE": {``, `[]`, `{}`, `[1]`},
+			"PUT":    {`[]`, `{"defaultAction":"x"}`, `{"egress":[{"action":"allow","target":"a.example","port":1}]}`, `{`},
+		} {
+			for _, body := range bodies {
+				if a := call(method, body); a.status != 400 {
+					t.Errorf("%s %s %s: %d %s", method, path, body, a.status, a.body)
+				}
+			}
+		}
+		call("PUT", `{"egress":[`+strings.Repeat(`{"action":"allow","target":"a.example"},`, 4096)+`{"action":"allow","target":"a.example"}]}`).is(413, "")
+		call("PATCH", `[{"action":"allow","target":"a.example"},{"action":"allow","target":"x:1"}]`).is(400, "").holds("[1].target")
+		if a := f.call("OPTIONS", path, "", auth...).is(405, ""); !strings.Contains(a.header.Get("Allow"), "PATCH") {
+			t.Errorf("Allow: %q", a.header.Get("Allow"))
+		}
+		tag := call("GET", "").header.Get("ETag")
+		f.call("PUT", path, somePolicy, append(auth, "If-Match", tag)...).is(200, "")
+		f.call("PUT", path, somePolicy, append(auth, "If-Match", tag)...).is(409, "")
+	}
+	f.call("PUT", api, somePolicy, "OPEN-SANDBOX-API-KEY", "").is(401, codeMissingKey)
+	f.call("GET", "/v1/sandboxes/none/networkpolicy", "").is(404, sandbox.CodeNotFound)
+}
+
+// The egress API wants its own token, whatever else is shown.
+func TestEgressToken(t *testing.T) {
+	f := start(t)
+	f.m.put("sb", sandbox.Running)
+	f.m.put("other", sandbox.Running)
+	path := "/v1/sandboxes/sb/proxy/18080/policy"
+	for _, header := range [][]string{
+		nil,
+		{"OPENSANDBOX-EGRESS-AUTH", "wrong"},
+		{"OPENSANDBOX-EGRESS-AUTH", "egress-of-other"},
+		{"OPENSANDBOX-EGRESS-AUTH", "token-of-sb"},
+		{"OpenSandbox-Secure-Access", "token-of-sb", "OPEN-SANDBOX-API-KEY", ""},
+	} {
+		a := f.call("GET", path, "", header...)
+		if a.status != 401 || strings.TrimSpace(a.body) != "unauthorized" {
+			t.Errorf("%q: %d %s", header, a.status, a.body)
+		}
+	}
+	f.call("GET", path, "", "OPEN-SANDBOX-API-KEY", "", "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(401, codeSecureAccess)
+	f.call("GET", path, "", "OPEN-SANDBOX-API-KEY", "", "OpenSandbox-Secure-Access", "token-of-sb", "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(200, "")
+	f.call("GET", "/v1/sandboxes/sb/proxy/18080/healthz", "").is(200, "").holds("ok")
+	f.call("GET", "/v1/sandboxes/sb/proxy/18080/credential-vault", "", "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(501, "")
+	f.call("GET", "/v1/sandboxes/sb/proxy/18080/", "", "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(404, "")
+	f.call("GET", "/v1/sandboxes/sb/endpoints/18080", "").is(200, "").holds(`"OPENSANDBOX-EGRESS-AUTH":"egress-of-sb"`)
+	if a := f.call("GET", "/v1/sandboxes/sb/endpoints/8080", ""); strings.Contains(a.body, "egress-of-sb") {
+		t.Errorf("the token is shown: %s", a.body)
+	}
+}
+
+func (a answered) holds(parts ...string) {
+	a.t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(a.body, p) {
+			a.t.Errorf("%q does not hold %s", a.body, p)
+		}
+	}
+}
