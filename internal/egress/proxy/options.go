@@ -66,8 +66,9 @@ type Judge interface {
 // Interceptor takes connections over whose bytes must be looked into or changed.
 type Interceptor interface {
 	// Wants is asked for each connection over TLS or HTTP/1 that is allowed,
-	// before anything of the client was passed on. It is called from many
-	// goroutines and must not block.
+	// before anything of the client was passed on. Connections over TLS with
+	// conditions on requests it gets unasked. It is called from many goroutines
+	// and must not block.
 	Wants(sandbox, name string, port uint16) bool
 	// Serve handles the connection until it ends, and closes it; c.Read begins
 	// with the client's first byte. dial connects to c.Original and nowhere

@@ -261,7 +261,7 @@ func (s *session) decide(f first, b []byte) {
 		return
 	}
 	intercept := (f.protocol == TLS || f.protocol == HTTP1) && s.p.o.Interceptor != nil &&
-		s.p.o.Interceptor.Wants(s.id, claim.Name, s.to.Port())
+		(s.p.o.Interceptor.Wants(s.id, claim.Name, s.to.Port()) || v.Request != nil && f.protocol == TLS)
 	if v.Request != nil && !intercept && f.protocol != HTTP1 {
 		v.Reason = fmt.Sprintf("rule %d has conditions on requests, which can't be seen in this connection", v.Rule)
 		s.refuse(f, claim, v)
