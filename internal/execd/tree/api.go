@@ -4,13 +4,15 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
-	"os"
 	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/execd/account"
+	"github.com/paddock-sandbox/paddock/internal/execd/actas"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
+	"github.com/paddock-sandbox/paddock/internal/tarball"
 )
 
 const (
@@ -44,31 +46,51 @@ func New(guest func() *guest.Guest) *API {
 	}
 }
 
-// Routes adds the routes.
+// scope is where the routes are that act as a given user.
+const scope = "/v1/filesystem/{uid}/{gid}"
+
+// handler answers a request about a path, with the identity that the calling
+// thread has. It starts no goroutine that touches files.
+type handler func(w http.ResponseWriter, r *http.Request, path string) error
+
+// Routes adds the routes. Like those of files they act as the sandbox's user,
+// and below scope as the one that is named there.
 func (a *API) Routes(mux *http.ServeMux) {
-	handle := func(pattern string, slots chan struct{}, h func(http.ResponseWriter, *http.Request, string) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := a.serve(w, r, slots, h); err != nil {
+	for _, route := range []struct {
+		method, path string
+		slots        chan struct{}
+		handle       handler
+	}{
+		{"GET", "/directories/archive", a.archives, a.archive},
+		{"POST", "/directories/archive", a.archives, a.extract},
+		{"GET", "/directories/watch", a.watches, a.watch},
+	} {
+		serve := func(w http.ResponseWriter, r *http.Request) {
+			if err := a.serve(w, r, route.slots, route.handle); err != nil {
 				web.Fail(w, err)
 			}
-		})
+		}
+		mux.HandleFunc(route.method+" "+route.path, serve)
+		mux.HandleFunc(route.method+" "+scope+route.path, serve)
 	}
-	handle("GET /directories/archive", a.archives, a.archive)
-	handle("POST /directories/archive", a.archives, a.extract)
-	handle("GET /directories/watch", a.watches, a.watch)
 }
 
-// serve resolves the query parameter "path" and takes a slot for the request.
-func (a *API) serve(w http.ResponseWriter, r *http.Request, slots chan struct{}, h func(http.ResponseWriter, *http.Request, string) error) error {
+// serve resolves the query parameter "path", takes a slot for the request, and
+// lets h answer it with the identity that was asked for.
+func (a *API) serve(w http.ResponseWriter, r *http.Request, slots chan struct{}, h handler) error {
 	g := a.guest()
 	if g == nil {
 		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+	}
+	id, err := identity(g, r)
+	if err != nil {
+		return err
 	}
 	given := r.URL.Query().Get("path")
 	if given == "" {
 		return web.Errorf(http.StatusBadRequest, web.CodeMissingQuery, "the query parameter path is missing; it names the directory")
 	}
-	path, err := g.Path(given)
+	path, err := g.PathAs(id, given)
 	switch {
 	case errors.Is(err, guest.ErrUndefined):
 		return err
@@ -81,7 +103,35 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, slots chan struct{},
 		return web.Busy("%d requests to %s are under way, which is the limit; end one of them", cap(slots), r.URL.Path)
 	}
 	defer func() { <-slots }()
-	return h(w, r, path)
+	var failed error
+	err = actas.Do(id, func() { failed = h(w, r, path) })
+	switch {
+	case errors.Is(err, actas.ErrNotMapped):
+		return web.BadBody("%v", err)
+	case errors.Is(err, actas.ErrNotAllowed):
+		return web.Errorf(http.StatusNotImplemented, web.CodeNotSupported, "%v", err)
+	case err != nil:
+		return err
+	}
+	return failed
+}
+
+// identity is that of a scoped route, with the user's supplementary groups, else
+// that of the sandbox.
+func identity(g *guest.Guest, r *http.Request) (account.Identity, error) {
+	if r.PathValue("uid") == "" {
+		return g.Identity, nil
+	}
+	var ids [2]uint32
+	for i, name := range []string{"uid", "gid"} {
+		text := r.PathValue(name)
+		id, ok := account.ID(text)
+		if !ok {
+			return account.Identity{}, web.BadBody("%s is %q; it must be a number from 0 to 4294967294", name, text)
+		}
+		ids[i] = id
+	}
+	return g.Accounts.ByUID(ids[0], &ids[1])
 }
 
 // boolean reads a query parameter that is absent, true or false.
@@ -104,6 +154,17 @@ func refusal(err error) error {
 	if errors.As(err, &e) {
 		return e
 	}
+	var bad *tarball.FormatError
+	var conflict *tarball.ConflictError
+	var entry *tarball.EntryError
+	switch {
+	case errors.As(err, &bad):
+		return web.Errorf(http.StatusBadRequest, web.CodeInvalidContent, "%v", err)
+	case errors.As(err, &conflict):
+		return web.Errorf(http.StatusConflict, web.CodeInvalidFile, "%v", err)
+	case errors.As(err, &entry):
+		return web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "%v", err)
+	}
 	status, code := http.StatusInternalServerError, web.CodeRuntime
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -121,11 +182,6 @@ func plain(err error) error {
 		return errors.New(pe.Path + ": " + pe.Err.Error())
 	}
 	return err
-}
-
-// failure is an error of the operating system about a file.
-func failure(name string, err error) error {
-	return &fs.PathError{Op: "tree", Path: name, Err: err}
 }
 
 // writer is an answer whose client must keep reading.
@@ -148,22 +204,3 @@ func (w *writer) Write(p []byte) (int, error) {
 
 // done takes the deadline away, which is the connection's.
 func (w *writer) done() { _ = w.control.SetWriteDeadline(time.Time{}) }
-
-// openDir opens a directory, following symlinks in its path.
-func openDir(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
-}
-
-// openRoot opens a directory beneath which names are looked up. os.OpenRoot
-// alone would wait for the writer of a FIFO.
-func openRoot(path string) (*os.Root, error) {
-	dir, err := openDir(path)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	return os.OpenRoot(self(int(dir.Fd())))
-}
-
-// self is a name for an open descriptor.
-func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

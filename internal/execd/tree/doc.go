@@ -1,9 +1,7 @@
 // Package tree serves whole directories: as a tar stream out, as a tar stream
-// in, and as a stream of the changes in them.
+// in (package tarball does both), and as a stream of the changes in them.
 //
-// Everything about a directory is hostile, and may change while it is walked.
-// So files are reached from descriptors of the directories that hold them and
-// symlinks are never followed on the way out. On the way in they are followed
-// only as far as they stay beneath the directory that the archive goes to, and
-// each file appears under its name at once and complete.
+// Each request acts as the sandbox's user, or as the one that its route names, so
+// the kernel decides what it may see. Everything about a directory is hostile,
+// and may change while it is walked: directories are reached by descriptor.
 package tree

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -105,6 +106,11 @@ func (s *watched) addHolder() error {
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return nil
+	case errors.Is(err, unix.EACCES):
+		// The request's user may not read it. The removal is then noticed at
+		// the next heartbeat.
+		s.holder = -1
+		return nil
 	case errors.Is(err, unix.ENOSPC):
 		return errWatchLimit
 	}
@@ -142,8 +148,16 @@ func (s *watched) open(name string) (*os.File, error) {
 		return nil, err
 	}
 	defer parent.Close()
-	return openat(int(parent.Fd()), path.Base(name), unix.O_DIRECTORY)
+	fd, err := unix.Openat(int(parent.Fd()), path.Base(name),
+		unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path.Base(name)), nil
 }
+
+// self is a name for an open descriptor.
+func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func (s *watched) set(wd int32, name string) {
 	// A directory that was moved has its descriptor still; a new one under its

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
+	"github.com/paddock-sandbox/paddock/internal/tarball"
 )
 
 const (
@@ -26,6 +27,8 @@ const (
 	// moveWait is how long the second half of a move may take to come. It is
 	// next in the kernel's queue almost always (inotify(7)).
 	moveWait = 20 * time.Millisecond
+	// nameBatch is how many names of a directory are held at one time.
+	nameBatch = 256
 )
 
 // Types of events.
@@ -94,7 +97,7 @@ func (a *API) watch(w http.ResponseWriter, r *http.Request, path string) error {
 	if err != nil {
 		return err
 	}
-	root, err := openRoot(path)
+	root, err := tarball.OpenRoot(path)
 	if err != nil {
 		return refusal(err)
 	}
@@ -123,9 +126,7 @@ func (a *API) watch(w http.ResponseWriter, r *http.Request, path string) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no")
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	x.buf = (*buf)[:noticeSize]
+	x.buf = make([]byte, noticeSize)
 	// Ends the read that waits for a change.
 	stop := context.AfterFunc(r.Context(), func() { _ = in.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -154,7 +155,8 @@ func (x *watcher) descend(ctx context.Context, top string, found func(name strin
 		name := pending[len(pending)-1]
 		pending = pending[:len(pending)-1]
 		dir, err := x.set.add(name)
-		if vanished(err) && name != "." {
+		// What the request's user may not read is not to be seen either.
+		if (tarball.Vanished(err) || errors.Is(err, unix.EACCES)) && name != "." {
 			continue
 		}
 		if err != nil {
@@ -176,7 +178,7 @@ func (x *watcher) descend(ctx context.Context, top string, found func(name strin
 // scan reports what is in a directory and returns the directories among that.
 // Filesystems that show the kernel are not entered.
 func (x *watcher) scan(dir *os.File, name string, found func(name string, dir bool)) ([]string, error) {
-	if !x.recursive || isPseudo(int(dir.Fd())) {
+	if !x.recursive || tarball.IsPseudo(int(dir.Fd())) {
 		return nil, nil
 	}
 	var below []string
@@ -189,7 +191,7 @@ func (x *watcher) scan(dir *os.File, name string, found func(name string, dir bo
 				below = append(below, n)
 			}
 		}
-		if errors.Is(err, io.EOF) || vanished(err) {
+		if errors.Is(err, io.EOF) || tarball.Vanished(err) {
 			return below, nil
 		}
 		if err != nil {
@@ -269,6 +271,9 @@ func (x *watcher) drained() bool {
 func (x *watcher) silence() error {
 	if x.moved != nil {
 		return x.flushMove()
+	}
+	if x.set.removed() {
+		return x.end("the watched directory was deleted")
 	}
 	_, err := io.WriteString(x.out, ": still here\n\n")
 	return err

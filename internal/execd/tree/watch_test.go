@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/tarball"
 )
 
 // observer is a client of a watch.
@@ -28,8 +30,13 @@ type observer struct {
 // observe begins a watch and reads its first event.
 func (r *rig) observe(t *testing.T, query string) *observer {
 	t.Helper()
+	return r.observeAt(t, "/directories/watch?"+query)
+}
+
+func (r *rig) observeAt(t *testing.T, path string) *observer {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+"/directories/watch?"+query, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+path, nil)
 	must(t, err)
 	res, err := http.DefaultClient.Do(req)
 	must(t, err)
@@ -214,7 +221,7 @@ func TestWatchRace(t *testing.T) {
 // Events that the kernel has lost are owned up to, and new directories found.
 func TestWatchOverflow(t *testing.T) {
 	r := newRig(t)
-	root, err := openRoot(r.dir)
+	root, err := tarball.OpenRoot(r.dir)
 	must(t, err)
 	defer root.Close()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)

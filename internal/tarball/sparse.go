@@ -1,11 +1,13 @@
-package tree
+package tarball
 
 import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -102,6 +104,9 @@ func sparseHeader(hdr *tar.Header, stored int64) []byte {
 	add("uid", strconv.Itoa(hdr.Uid))
 	add("gid", strconv.Itoa(hdr.Gid))
 	add("size", strconv.FormatInt(stored, 10))
+	for _, key := range slices.Sorted(maps.Keys(hdr.PAXRecords)) {
+		add(key, hdr.PAXRecords[key])
+	}
 	base := path.Base(hdr.Name)
 	out := ustar("PaxHeaders.0/"+base, 'x', 0o644, &tar.Header{}, int64(len(records)))
 	out = append(out, pad(records)...)

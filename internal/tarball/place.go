@@ -1,4 +1,4 @@
-package tree
+package tarball
 
 import (
 	"archive/tar"
@@ -17,9 +17,10 @@ import (
 
 // later is what a directory gets when everything in it is there.
 type later struct {
-	name string
-	mode uint32
-	time time.Time
+	name   string
+	mode   uint32
+	time   time.Time
+	xattrs map[string]string
 }
 
 // place makes an entry under its clean name.
@@ -47,6 +48,9 @@ func (x *extractor) place(hdr *tar.Header, name string, content io.Reader) error
 			return x.ownAt(hdr, parent, temporary)
 		})
 	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+		if x.opts.Foreign {
+			return &skipError{"devices and named pipes are not taken from a sandbox"}
+		}
 		return x.special(hdr, parent, base)
 	}
 	return &skipError{fmt.Sprintf("entries of type %q are not known here", hdr.Typeflag)}
@@ -58,7 +62,7 @@ func (x *extractor) top(hdr *tar.Header) error {
 	if hdr.Typeflag != tar.TypeDir {
 		return badArchive("entry %q would take the place of the directory itself", clip(hdr.Name))
 	}
-	if !x.made {
+	if !x.opts.Made {
 		return nil
 	}
 	fd, err := x.dir(".")
@@ -108,7 +112,8 @@ func (x *extractor) directory(hdr *tar.Header, parent int, base, name string) er
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if err != nil {
+	there := err != nil
+	if there {
 		var st unix.Stat_t
 		if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
@@ -123,6 +128,9 @@ func (x *extractor) directory(hdr *tar.Header, parent int, base, name string) er
 			return unix.ENOTDIR
 		}
 	}
+	if there && x.opts.Foreign {
+		return nil
+	}
 	if err := x.ownAt(hdr, parent, base); err != nil {
 		return err
 	}
@@ -132,7 +140,7 @@ func (x *extractor) directory(hdr *tar.Header, parent int, base, name string) er
 // postpone remembers mode and time of a directory: what is made in it would
 // change the time, and the mode may forbid that it is made.
 func (x *extractor) postpone(hdr *tar.Header, name string) error {
-	l := later{name, mode(hdr), hdr.ModTime}
+	l := later{name, x.mode(hdr), hdr.ModTime, hdr.PAXRecords}
 	if len(x.later) >= maxLater {
 		return x.apply(l)
 	}
@@ -145,8 +153,8 @@ func (x *extractor) settle() error {
 	var first error
 	for i := len(x.later) - 1; i >= 0; i-- {
 		l := x.later[i]
-		if err := x.apply(l); err != nil && first == nil && !vanished(err) {
-			first = failure(l.name, err)
+		if err := x.apply(l); err != nil && first == nil && !Vanished(err) {
+			first = &EntryError{clip(l.name), err}
 		}
 	}
 	return first
@@ -162,6 +170,9 @@ func (x *extractor) apply(l later) error {
 		return err
 	}
 	defer f.Close()
+	if err := setXattrs(int(f.Fd()), &tar.Header{Name: l.name, PAXRecords: l.xattrs}); err != nil {
+		return err
+	}
 	// The mode last: it may forbid the rest.
 	if err := unix.UtimesNanoAt(int(f.Fd()), ".", times(l.time), 0); err != nil {
 		return err
@@ -184,11 +195,14 @@ func (x *extractor) file(hdr *tar.Header, parent int, base string, content io.Re
 		if err := fill(x.ctx, f, content, hdr.Size, x.buf); err != nil {
 			return err
 		}
+		if err := setXattrs(fd, hdr); err != nil {
+			return err
+		}
 		// The owner first: a change of it takes set-user-id away.
 		if err := x.own(hdr, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
 			return err
 		}
-		if err := unix.Fchmod(fd, mode(hdr)); err != nil {
+		if err := unix.Fchmod(fd, x.mode(hdr)); err != nil {
 			return err
 		}
 		// Some filesystems report a full disk only here.
@@ -199,6 +213,13 @@ func (x *extractor) file(hdr *tar.Header, parent int, base string, content io.Re
 		return nil
 	})
 }
+
+// sourceError marks an error of reading an archive, to tell it from one of
+// writing what it holds.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
 
 // fill writes size bytes of content to an empty file. Blocks of zeros become
 // holes.
@@ -212,10 +233,10 @@ func fill(ctx context.Context, f *os.File, content io.Reader, size int64, buf []
 		}
 		n, err := io.ReadFull(content, buf[:min(int64(len(buf)), size-at)])
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return io.ErrUnexpectedEOF
 			}
-			return err
+			return &sourceError{err}
 		}
 		if err := writeData(f, buf[:n], at); err != nil {
 			return err
@@ -291,7 +312,7 @@ func (x *extractor) special(hdr *tar.Header, parent int, base string) error {
 		device = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
 	}
 	return x.replace(hdr, parent, base, func(temporary string) error {
-		err := unix.Mknodat(parent, temporary, kind|mode(hdr)&0o777, int(device))
+		err := unix.Mknodat(parent, temporary, kind|x.mode(hdr)&0o777, int(device))
 		if errors.Is(err, unix.EPERM) && kind != unix.S_IFIFO {
 			return &skipError{"devices can't be made in this sandbox"}
 		}
@@ -303,7 +324,7 @@ func (x *extractor) special(hdr *tar.Header, parent int, base string) error {
 		}
 		// Kernels before 6.6 can't do this; the mode is then what the umask
 		// has left.
-		err = unix.Fchmodat(parent, temporary, mode(hdr), unix.AT_SYMLINK_NOFOLLOW)
+		err = unix.Fchmodat(parent, temporary, x.mode(hdr), unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 			return nil
 		}
@@ -337,6 +358,9 @@ func (x *extractor) ownAt(hdr *tar.Header, parent int, base string) error {
 
 // own sets the owner. Without privileges files stay execd's, as tar has it.
 func (x *extractor) own(hdr *tar.Header, chown func(uid, gid int) error) error {
+	if x.opts.Foreign {
+		return nil
+	}
 	const most = 1<<32 - 2
 	if hdr.Uid < 0 || hdr.Gid < 0 || hdr.Uid > most || hdr.Gid > most {
 		return badArchive("entry %q belongs to %d:%d; ids must be from 0 to %d", clip(hdr.Name), hdr.Uid, hdr.Gid, most)
@@ -351,7 +375,13 @@ func (x *extractor) own(hdr *tar.Header, chown func(uid, gid int) error) error {
 	return err
 }
 
-func mode(hdr *tar.Header) uint32 { return uint32(hdr.Mode & 0o7777) }
+// mode is what an entry's permissions become.
+func (x *extractor) mode(hdr *tar.Header) uint32 {
+	if x.opts.Foreign {
+		return uint32(hdr.Mode & 0o777)
+	}
+	return uint32(hdr.Mode & 0o7777)
+}
 
 // times is for utimensat: the time of access stays as it is.
 func times(t time.Time) []unix.Timespec {

@@ -1,4 +1,4 @@
-package tree
+package tarball
 
 import (
 	"archive/tar"
@@ -7,14 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path"
 	"strings"
 	"syscall"
-	"time"
-
-	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
 const (
@@ -32,29 +28,41 @@ const (
 	maxTrailer = 1 << 20
 )
 
-// skipped is an entry that could not be made.
-type skipped struct {
+// Skipped is an entry that could not be made.
+type Skipped struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
 }
 
-// summary is the answer to POST /directories/archive.
-type summary struct {
+// Result is what an archive has become.
+type Result struct {
 	// Entries counts what was made, Bytes the sizes of files.
 	Entries int64 `json:"entries"`
 	Bytes   int64 `json:"bytes"`
 	// Skipped are the first entries of kinds that can't be made here, such as
 	// devices; SkippedTotal counts all.
-	Skipped      []skipped `json:"skipped,omitempty"`
+	Skipped      []Skipped `json:"skipped,omitempty"`
 	SkippedTotal int64     `json:"skipped_total,omitempty"`
+}
+
+// UnpackOptions say how an archive is unpacked. The zero value keeps everything
+// that the caller's privileges allow.
+type UnpackOptions struct {
+	// Made is set when the directory did not exist before; it then gets the
+	// mode and owner of the archive's own entry "./".
+	Made bool
+	// Foreign is set when the archive comes from somebody who has no say here:
+	// files belong to the caller, set-user-id, set-group-id and sticky bits are
+	// dropped, devices and FIFOs are skipped, and directories that are there
+	// keep their modes.
+	Foreign bool
 }
 
 // extractor makes what one archive holds.
 type extractor struct {
 	ctx  context.Context
 	root *os.Root
-	// made is true when the directory itself did not exist before.
-	made bool
+	opts UnpackOptions
 	// privileged is true when owners can be set.
 	privileged bool
 	buf        []byte
@@ -62,48 +70,23 @@ type extractor struct {
 	parent     *os.File
 	parentName string
 	later      []later
-	sum        summary
+	sum        Result
 }
 
-// extract is POST /directories/archive. The directory is made when it is
-// missing. What was made before a failure stays.
-func (a *API) extract(w http.ResponseWriter, r *http.Request, path string) error {
-	made := false
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return refusal(err)
-		}
-		made = true
-	}
-	root, err := openRoot(path)
-	if err != nil {
-		return refusal(err)
-	}
-	defer root.Close()
+// Unpack makes what an uncompressed tar archive holds, beneath root. Each file
+// appears under its name at once and complete, in place of whatever is there but
+// a directory; what was made before a failure stays. The error is a *FormatError
+// when the archive is at fault, a *ConflictError when something is in its way,
+// and an *EntryError when the system refuses an entry.
+func Unpack(ctx context.Context, r io.Reader, root *os.Root, o UnpackOptions) (*Result, error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	x := &extractor{ctx: r.Context(), root: root, made: made, privileged: os.Geteuid() == 0, buf: *buf}
+	x := &extractor{ctx: ctx, root: root, opts: o, privileged: os.Geteuid() == 0, buf: *buf}
 	defer x.closeParent()
-	control := http.NewResponseController(w)
-	defer control.SetReadDeadline(time.Time{})
-	body := bufio.NewReaderSize(&patient{r: r.Body, control: control}, copySize)
-	if err := x.run(body); err != nil {
-		return refusal(err)
+	if err := x.run(bufio.NewReaderSize(r, copySize)); err != nil {
+		return nil, err
 	}
-	web.JSON(w, http.StatusOK, &x.sum)
-	return nil
-}
-
-// patient gives each piece of a request's body its own deadline.
-type patient struct {
-	r       io.Reader
-	control *http.ResponseController
-}
-
-func (p *patient) Read(b []byte) (int, error) {
-	// Where deadlines are not supported the connection's own limits hold.
-	_ = p.control.SetReadDeadline(time.Now().Add(stall))
-	return p.r.Read(b)
+	return &x.sum, nil
 }
 
 // run reads the archive. Directories get their modes and times in the end even
@@ -135,6 +118,9 @@ func (x *extractor) entries(tr *tar.Reader) error {
 			return nil
 		}
 		if err != nil {
+			if x.ctx.Err() != nil {
+				return x.ctx.Err()
+			}
 			if last == "" {
 				return badArchive("the body is not a tar archive: %v", err)
 			}
@@ -147,9 +133,40 @@ func (x *extractor) entries(tr *tar.Reader) error {
 	}
 }
 
+// FormatError says what is wrong with an archive.
+type FormatError struct{ message string }
+
+func (e *FormatError) Error() string { return e.message }
+
 func badArchive(format string, args ...any) error {
-	return web.Errorf(http.StatusBadRequest, web.CodeInvalidContent, format, args...)
+	return &FormatError{fmt.Sprintf(format, args...)}
 }
+
+// ConflictError is returned when something that is there already, such as a
+// directory where a file should be, is in the way of an entry.
+type ConflictError struct {
+	Entry string
+	Err   error
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("entry %q: what is there already is in its way: %v", e.Entry, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *ConflictError) Unwrap() error { return e.Err }
+
+// EntryError is returned when the system does not let an entry be made, for want
+// of space, say.
+type EntryError struct {
+	Entry string
+	Err   error
+}
+
+func (e *EntryError) Error() string { return fmt.Sprintf("entry %q: %v", e.Entry, e.Err) }
+
+// Unwrap returns the cause.
+func (e *EntryError) Unwrap() error { return e.Err }
 
 // entry makes one entry.
 func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
@@ -169,7 +186,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	case errors.As(err, &skip):
 		x.sum.SkippedTotal++
 		if len(x.sum.Skipped) < maxSkipped {
-			x.sum.Skipped = append(x.sum.Skipped, skipped{clip(hdr.Name), skip.reason})
+			x.sum.Skipped = append(x.sum.Skipped, Skipped{clip(hdr.Name), skip.reason})
 		}
 		return nil
 	}
@@ -178,8 +195,8 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 
 // explain says of an error which entry it is about, and whose fault it is.
 func (x *extractor) explain(hdr *tar.Header, err error) error {
-	var e *web.Error
-	if errors.As(err, &e) || x.ctx.Err() != nil {
+	var bad *FormatError
+	if errors.As(err, &bad) || x.ctx.Err() != nil {
 		return err
 	}
 	var pe *os.PathError
@@ -189,15 +206,20 @@ func (x *extractor) explain(hdr *tar.Header, err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrHeader) {
 		return badArchive("the archive ends or is broken within entry %q: %v", clip(hdr.Name), err)
 	}
+	var source *sourceError
+	if errors.As(err, &source) {
+		return source.err
+	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		// os.Root's refusal of what leads out of it.
 		return badArchive("entry %q: %v", clip(hdr.Name), err)
 	}
-	if errno == syscall.EISDIR || errno == syscall.ENOTDIR || errno == syscall.ENOTEMPTY {
-		return web.Errorf(http.StatusConflict, web.CodeInvalidFile, "entry %q: what is there already is in its way: %v", clip(hdr.Name), err)
+	switch errno {
+	case syscall.EISDIR, syscall.ENOTDIR, syscall.ENOTEMPTY:
+		return &ConflictError{clip(hdr.Name), err}
 	}
-	return web.Errorf(http.StatusInternalServerError, web.CodeRuntime, "entry %q: %v", clip(hdr.Name), err)
+	return &EntryError{clip(hdr.Name), err}
 }
 
 // skipError is returned for an entry that is left out.
