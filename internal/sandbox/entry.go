@@ -25,17 +25,18 @@ type entry struct {
 
 	// mu serialises changes of the record and guards what follows. It is held
 	// across a store call, never across an engine call.
-	mu          sync.Mutex
-	gone        bool          // removed; the record exists no more
-	changed     chan struct{} // closed at the next change of state; nil when nobody waits
-	noted       chan struct{} // closed at the next event; nil when nobody waits
-	stopWork    context.CancelFunc
-	deletion    *deletion // the one in progress
-	pendingSlot bool      // counted as pending
-	liveSlot    bool      // counted as not ended
-	claims      []string  // named volumes that it is counted as using
-	dirty       bool      // memory is ahead of the store
-	skewed      bool      // the host may be frozen where the record says Running, or the reverse
+	mu           sync.Mutex
+	gone         bool          // removed; the record exists no more
+	changed      chan struct{} // closed at the next change of state; nil when nobody waits
+	noted        chan struct{} // closed at the next event; nil when nobody waits
+	stopWork     context.CancelFunc
+	deletion     *deletion // the one in progress
+	pendingSlot  bool      // counted as pending
+	liveSlot     bool      // counted as not ended
+	claims       []string  // named volumes that it is counted as using
+	dirty        bool      // memory is ahead of the store
+	skewed       bool      // the host may be frozen where the record says Running, or the reverse
+	policySkewed bool      // another policy than the record's may be in force
 
 	// retry is when the sweeper tries an unfinished teardown or an unwritten
 	// record again: nanoseconds since the Manager's start, 0 for never.

@@ -139,6 +139,7 @@ func (m *Manager) retry(e *entry) {
 		return
 	}
 	m.unskew(e)
+	m.unskewPolicy(e)
 }
 
 func (m *Manager) dropKeys() {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -34,6 +35,7 @@ type host struct {
 type box struct {
 	running, paused bool
 	exit            *sandbox.Exit
+	policy          *policy.Policy
 }
 
 func newHost() *host {
@@ -93,6 +95,8 @@ type fakeEngine struct {
 	h     *host
 	exits chan sandbox.Exit
 	hooks chan sandbox.HookRun
+	// denials are what it says that policies refused.
+	denials chan sandbox.Denial
 
 	mu    sync.Mutex
 	calls map[string]string // id → call in progress
@@ -105,10 +109,12 @@ var (
 	_ sandbox.Engine       = (*fakeEngine)(nil)
 	_ sandbox.Volumes      = (*fakeEngine)(nil)
 	_ sandbox.HookReporter = (*fakeEngine)(nil)
+
+	_ sandbox.PolicyEnforcer = (*fakeEngine)(nil)
 )
 
 func newEngine(h *host, p *process) *fakeEngine {
-	return &fakeEngine{process: p, h: h, exits: make(chan sandbox.Exit, 1024), hooks: make(chan sandbox.HookRun), calls: map[string]string{}, count: map[string]int{}, absent: map[string]bool{}}
+	return &fakeEngine{process: p, h: h, exits: make(chan sandbox.Exit, 1024), hooks: make(chan sandbox.HookRun), denials: make(chan sandbox.Denial), calls: map[string]string{}, count: map[string]int{}, absent: map[string]bool{}}
 }
 
 // enter checks that calls for one sandbox never overlap.
@@ -215,6 +221,24 @@ func (f *fakeEngine) Create(ctx context.Context, req sandbox.CreateRequest) (_ *
 
 func (f *fakeEngine) HookRuns() <-chan sandbox.HookRun { return f.hooks }
 
+func (f *fakeEngine) Denials() <-chan sandbox.Denial { return f.denials }
+
+func (f *fakeEngine) SetPolicy(ctx context.Context, id string, p *policy.Policy) error {
+	defer f.enter("policy", id)()
+	if err := f.step(ctx, "policy", id); err != nil {
+		return err
+	}
+	f.h.mu.Lock()
+	b := f.h.boxes[id]
+	if b == nil {
+		f.h.mu.Unlock()
+		return sandbox.ErrNotFound(id)
+	}
+	b.policy = p.Clone()
+	f.h.mu.Unlock()
+	return f.step(ctx, "policy-after", id) // done, but nobody is told
+}
+
 func (f *fakeEngine) makeShell(req sandbox.CreateRequest) (made []string, err error) {
 	f.h.mu.Lock()
 	defer f.h.mu.Unlock()
@@ -225,7 +249,7 @@ func (f *fakeEngine) makeShell(req sandbox.CreateRequest) (made []string, err er
 	if req.Token == "" || req.Spec == nil {
 		f.h.violation("create of %s without a token or a spec", req.ID)
 	}
-	f.h.boxes[req.ID] = &box{}
+	f.h.boxes[req.ID] = &box{policy: req.Spec.NetworkPolicy.Clone()}
 	f.h.logs[req.ID] = true
 	for _, v := range req.Spec.Volumes {
 		if !f.h.volumes[v.Claim] {
@@ -363,6 +387,9 @@ func (f *fakeEngine) Recover(ctx context.Context, recorded []*sandbox.Sandbox) (
 	for _, s := range recorded {
 		known[s.ID] = true
 		b := f.h.boxes[s.ID]
+		if b != nil {
+			b.policy = s.Spec.NetworkPolicy.Clone()
+		}
 		switch {
 		case b == nil || s.Status.State.Ended():
 			found[s.ID] = sandbox.FoundNothing

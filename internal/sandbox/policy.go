@@ -91,12 +91,16 @@ const CodePolicyVersion = "SANDBOX::NETWORK_POLICY_CHANGED"
 // EnforcesPolicies reports whether sandboxes can have network policies.
 func (m *Manager) EnforcesPolicies() bool { return m.enforcer != nil }
 
+// policyWait is how long a change of a policy waits for a sandbox that is being
+// made or for another call that owns it.
+const policyWait = 30 * time.Second
+
 // SetPolicy changes a sandbox's network policy. edit gets the present one, nil
 // for none, and returns the new one in normal form; changes of one sandbox are
 // made one after another. version, when it is not negative, must be that of the
 // present policy. The change is durable before it is in force; when it can't be
-// put in force the old policy stays. Sandboxes whose image is still being pulled
-// get it when they start.
+// put in force the old policy stays. It waits, for a while, for a sandbox that
+// is being made.
 func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*Sandbox, error) {
 	if m.enforcer == nil {
 		return nil, Errorf(KindNotImplemented, CodeNotSupported, "This server's engine cannot enforce network policies.")
@@ -105,10 +109,13 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 	if err != nil {
 		return nil, err
 	}
-	if err := e.lock(ctx); err != nil {
+	if err := m.ownForPolicy(ctx, e); err != nil {
 		return nil, err
 	}
 	defer e.unlock()
+	// The change outlives the request, but not a deletion.
+	work, cancel := m.engineContext()
+	defer cancel()
 	old := e.load()
 	next, err := e.update(func(s *Sandbox) error {
 		if s.Status.State == Stopping {
@@ -127,27 +134,100 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 		s.Spec.NetworkPolicy = p
 		s.PolicyVersion++
 		s.note(m.now(), EventPolicyChanged, "", describePolicy(p))
+		e.stopWork = cancel // mu is held here
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	if next.Status.State == Pending {
-		return next.Clone(), nil
+	err = m.enforcer.SetPolicy(work, id, next.Spec.NetworkPolicy)
+	e.mu.Lock()
+	e.stopWork = nil
+	if err == nil {
+		e.policySkewed = false
 	}
-	// It outlives the request: half a change helps nobody.
-	work, cancel := m.engineContext()
-	defer cancel()
-	if err := m.enforcer.SetPolicy(work, id, next.Spec.NetworkPolicy); err != nil {
-		_ = e.force(func(s *Sandbox) error {
-			s.Spec.NetworkPolicy = old.Spec.NetworkPolicy.Clone()
-			s.PolicyVersion++
-			s.note(m.now(), EventPolicyChanged, "", "The change could not be put in force; the policy from before it is.")
-			return nil
-		})
-		return nil, fmt.Errorf("putting the network policy of sandbox %s in force: %w", id, err)
+	e.mu.Unlock()
+	if err != nil {
+		m.undoPolicy(e, old.Spec.NetworkPolicy)
+		return nil, errPolicy(id, err)
 	}
 	return next.Clone(), nil
+}
+
+// ownForPolicy takes life, within a bound: a create holds it until it is over,
+// and each waiting call holds a connection.
+func (m *Manager) ownForPolicy(ctx context.Context, e *entry) error {
+	if e.tryLock() {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, policyWait)
+	defer cancel()
+	if m.held.Add(1) > maxHeld {
+		m.held.Add(-1)
+		return errHeld()
+	}
+	defer m.held.Add(-1)
+	err := e.lock(wait)
+	if err != nil && ctx.Err() == nil && wait.Err() != nil {
+		s := e.load()
+		return &Error{Kind: KindUnavailable, Code: CodeInvalidState, RetryAfter: 5 * time.Second,
+			Message: fmt.Sprintf("Sandbox %q is %s and its network policy can't be changed at this moment, so nothing was changed. Try again when it is Running.", s.ID, s.Status.State)}
+	}
+	return err
+}
+
+func errPolicy(id string, cause error) error {
+	if known := AsError(cause); known.Kind != KindInternal {
+		return known
+	}
+	return fmt.Errorf("putting the network policy of sandbox %s in force: %w", id, cause)
+}
+
+// undoPolicy goes back to the policy from before a change that could not be put
+// in force. When the server ends in the middle, the next start enforces what is
+// recorded; when a deletion came first there is nothing to go back for. life is
+// held.
+func (m *Manager) undoPolicy(e *entry, old *policy.Policy) {
+	err := e.force(func(s *Sandbox) error {
+		if s.Status.State == Stopping {
+			return errUnchanged
+		}
+		s.Spec.NetworkPolicy = old.Clone()
+		s.PolicyVersion++
+		s.note(m.now(), EventPolicyChanged, "", "The change could not be put in force; the policy from before it is.")
+		return nil
+	})
+	if err != nil || m.ctx.Err() != nil {
+		return
+	}
+	m.enforceRecorded(e)
+}
+
+// enforceRecorded makes the host agree with the record again: a call that
+// failed, by running out of time for instance, may have done its work. While it
+// fails the sweeper goes on trying. life is held.
+func (m *Manager) enforceRecorded(e *entry) {
+	ctx, cancel := m.engineContext()
+	defer cancel()
+	err := m.enforcer.SetPolicy(ctx, e.id, e.load().Spec.NetworkPolicy)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.policySkewed = err != nil
+	if err == nil {
+		return
+	}
+	m.log.Warn("a sandbox's network policy could not be put in force; trying again", "sandbox", e.id, "error", err)
+	e.retryLater()
+}
+
+// unskewPolicy is enforceRecorded where it is needed. life is held.
+func (m *Manager) unskewPolicy(e *entry) {
+	e.mu.Lock()
+	needed := e.policySkewed && e.load().Status.State != Stopping
+	e.mu.Unlock()
+	if needed {
+		m.enforceRecorded(e)
+	}
 }
 
 func describePolicy(p *policy.Policy) string {

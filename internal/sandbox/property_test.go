@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 	"github.com/paddock-sandbox/paddock/internal/store"
 )
@@ -37,6 +38,7 @@ func TestLifeOfManySandboxes(t *testing.T) {
 			"delete":  m.deleteOne,
 			"renew":   m.renewOne,
 			"patch":   m.patchOne,
+			"policy":  m.policyOne,
 			"pause":   m.pauseOne,
 			"resume":  m.resumeOne,
 			"exit":    m.exitOne,
@@ -67,9 +69,10 @@ func emptyStore(t tester, st *store.Store) {
 type promise struct {
 	expires  []time.Time // possible ones; empty for never
 	metadata map[string][]string
-	mayGo    bool // a delete was asked for, or a failed create's time is over
-	gone     bool // a delete succeeded
-	mayEnd   bool // its entrypoint ended, its create failed, or a crash lost it
+	targets  []string // possible ones of the policy's only rule; "" for no policy
+	mayGo    bool     // a delete was asked for, or a failed create's time is over
+	gone     bool     // a delete succeeded
+	mayEnd   bool     // its entrypoint ended, its create failed, or a crash lost it
 	revision int64
 }
 
@@ -155,7 +158,7 @@ func (m *model) createOne(t *rapid.T) {
 		t.Fatalf("%s was created twice", s.ID)
 	}
 	if m.promises[s.ID] == nil {
-		m.promises[s.ID] = &promise{metadata: map[string][]string{"first": {"x"}}, mayEnd: true}
+		m.promises[s.ID] = &promise{metadata: map[string][]string{"first": {"x"}}, targets: []string{""}, mayEnd: true}
 		if s.ExpiresAt != nil {
 			m.promises[s.ID].expires = []time.Time{*s.ExpiresAt}
 		}
@@ -213,6 +216,34 @@ func (m *model) patchOne(t *rapid.T) {
 			p.metadata["k"] = append(p.metadata["k"], "") // or not there
 		}
 	}
+}
+
+func (m *model) policyOne(t *rapid.T) {
+	id := m.some(t)
+	m.n++
+	target := fmt.Sprintf("n%d.example", m.n)
+	over := m.trouble(t)
+	defer over()
+	p := m.promises[id]
+	_, err := m.m.SetPolicy(t.Context(), id, -1, func(*policy.Policy) (*policy.Policy, error) {
+		return &policy.Policy{DefaultAction: policy.Deny, Egress: []policy.Rule{{Action: policy.Allow, Target: target}}}, nil
+	})
+	if err != nil {
+		p.targets = append(p.targets, target)
+		return
+	}
+	p.targets = []string{target}
+	if b, there := m.h.box(id); there && only(b.policy) != target && !m.p.dead.Load() {
+		t.Fatalf("%s: the policy is not in force", id)
+	}
+}
+
+// only is the target of a policy's only rule, "" for no policy.
+func only(p *policy.Policy) string {
+	if p == nil {
+		return ""
+	}
+	return p.Egress[0].Target
 }
 
 func (m *model) pauseOne(t *rapid.T) {
@@ -297,6 +328,9 @@ func (m *model) checkFacts(id string, p *promise, s *sandbox.Sandbox) {
 	}
 	if s.ExpiresAt != nil && !slices.ContainsFunc(p.expires, s.ExpiresAt.Equal) {
 		m.rt.Fatalf("%s expires at %v, promised %v", id, s.ExpiresAt, p.expires)
+	}
+	if got := only(s.Spec.NetworkPolicy); !slices.Contains(p.targets, got) {
+		m.rt.Fatalf("%s has the policy %q, promised %q", id, got, p.targets)
 	}
 	for k, possible := range p.metadata {
 		if !slices.Contains(possible, s.Spec.Metadata[k]) {
@@ -383,6 +417,9 @@ func (m *model) checkSettled(s, stored *sandbox.Sandbox) {
 		m.rt.Fatalf("%s is past its expiry: %+v", s.ID, s)
 	}
 	b, there := m.h.box(s.ID)
+	if there && only(b.policy) != only(s.Spec.NetworkPolicy) {
+		m.rt.Fatalf("%s shows the policy %q, and %q is in force", s.ID, only(s.Spec.NetworkPolicy), only(b.policy))
+	}
 	switch s.Status.State {
 	case sandbox.Running:
 		if !there || !b.running || b.paused {

@@ -31,6 +31,11 @@ func (m *Manager) recover(ctx context.Context) error {
 // settle decides about one recorded sandbox.
 func (m *Manager) settle(r *Sandbox, found Found) {
 	state := r.Status.State
+	if r.EgressToken == "" {
+		// Recorded by a version without policies. It is written with the next
+		// change; until then each start makes another.
+		r.EgressToken = newToken()
+	}
 	claims := claimsOf(&r.Spec)
 	m.admit.adopt(state == Pending, !state.Ended())
 	// Nothing is being removed yet, so this does not wait.
