@@ -3,6 +3,7 @@ package code
 import "testing"
 
 func TestGo(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("compiles a program for each run")
 	}

@@ -47,6 +47,9 @@ func TestHostileKernel(t *testing.T) {
 			} else {
 				s.check(mode, want, s.stream(resp, nil))
 			}
+			if mode == "flood" {
+				return
+			}
 			// It does so again: the context goes on.
 			resp = s.start(t.Context(), "", id, "x")
 			defer resp.Body.Close()

@@ -3,6 +3,7 @@ package code
 import "testing"
 
 func TestJava(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts two virtual machines of Java")
 	}

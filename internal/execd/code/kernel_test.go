@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,6 +45,7 @@ func (s *sandbox) install(name string, spec map[string]any) {
 }
 
 func TestKernelState(t *testing.T) {
+	t.Parallel()
 	s := kernelSandbox(t)
 	s.steps("python", []step{
 		{code: "print(1)", out: "1\n", err: "-", result: "-"},
@@ -88,7 +90,7 @@ func jupyterServer(t testing.TB, more ...string) map[string]string {
 	proc, err := table.Start(process.Spec{
 		Path: program,
 		Argv: append([]string{program, "--allow-root", "--no-browser", "--port=" + port, "--ServerApp.ip=127.0.0.1",
-			"--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--ServerApp.root_dir=" + dir}, more...),
+			"--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--KernelRestarter.time_to_dead=0.3", "--ServerApp.root_dir=" + dir}, more...),
 		Env:   []string{"HOME=" + dir, "PATH=" + filepath.Join(env, "bin") + ":" + searchPath, "LANG=C.UTF-8"},
 		Dir:   dir,
 		Files: []*os.File{null, log, log},
@@ -97,7 +99,9 @@ func jupyterServer(t testing.TB, more ...string) map[string]string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		proc.Stop()
+		// Its kernels were deleted with the contexts, and end without it.
+		proc.SignalGroup(syscall.SIGKILL)
+		<-proc.Done()
 		if t.Failed() {
 			b, _ := os.ReadFile(log.Name())
 			t.Logf("the server's log:\n%s", b[max(0, len(b)-4096):])
@@ -112,6 +116,10 @@ func TestKernelServer(t *testing.T) {
 		"legacy": {"--GatewayWebSocketConnection.kernel_ws_protocol=", "--ZMQChannelsWebsocketConnection.kernel_ws_protocol="},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name == "legacy" {
+				t.Skip("takes its time")
+			}
+			t.Parallel()
 			s := newSandboxEnv(t, searchPath, jupyterServer(t, args...))
 			s.steps("python", []step{
 				{code: "print(1)", out: "1\n", err: "-", result: "-"},
@@ -130,6 +138,7 @@ func TestKernelServer(t *testing.T) {
 
 // TestKernelRich: the events are those of the driver.
 func TestKernelRich(t *testing.T) {
+	t.Parallel()
 	s := kernelSandbox(t)
 	id := s.make("python")
 	o := s.in(id, `
@@ -174,6 +183,9 @@ Table()`)
 
 // TestPandas shows real tables and figures, with the driver and with the kernel.
 func TestPandas(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes its time")
+	}
 	for name, s := range map[string]*sandbox{
 		"driver": kernelSandboxEnv(t, map[string]string{kernelsVar: kernelsOff}),
 		"kernel": kernelSandbox(t),
@@ -201,6 +213,7 @@ func TestPandas(t *testing.T) {
 }
 
 func TestKernelInterrupt(t *testing.T) {
+	t.Parallel()
 	s := kernelSandbox(t)
 	// By message, and over ports: nothing says that it is ipykernel.
 	python := filepath.Join(environment(t, "jupyter"), "bin/python")
@@ -234,6 +247,7 @@ func TestKernelInterrupt(t *testing.T) {
 
 // TestKernelDeaf: a kernel that no longer listens is killed.
 func TestKernelDeaf(t *testing.T) {
+	t.Parallel()
 	s := kernelSandbox(t)
 	s.api.grace = 500 * time.Millisecond
 	id := s.make("python")
