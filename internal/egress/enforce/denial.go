@@ -25,7 +25,9 @@ type Denial struct {
 	To netip.AddrPort
 	// Rule is the number of the rule that decided, -1 for the default action or
 	// for what no rule has a say in.
-	Rule   int
+	Rule int
+	// Target is that rule's.
+	Target string
 	Reason string
 	// Audit says that it was let through all the same.
 	Audit bool
@@ -38,7 +40,13 @@ func (e *Enforcer) Denials() <-chan Denial { return e.denials }
 // Lost counts the denials that were not taken.
 func (e *Enforcer) Lost() int64 { return e.lost.Load() }
 
-func (e *Enforcer) report(d Denial) {
+func (e *Enforcer) report(s *sandbox, d Denial) {
+	d.Sandbox, d.Address = s.id, s.addr
+	if rules := s.state(); d.Rule >= 0 && rules != nil {
+		if list := rules.Policy().Egress; d.Rule < len(list) {
+			d.Target = list[d.Rule].Target
+		}
+	}
 	select {
 	case e.denials <- d:
 	default:
@@ -52,7 +60,11 @@ func (e *Enforcer) Connection(d proxy.Denial) {
 	if d.Claim.Protocol == proxy.Unknown {
 		protocol = string(proxy.Opaque)
 	}
-	e.report(Denial{Sandbox: d.Sandbox, Address: d.Source.Addr(), Source: d.Source.Port(), Protocol: protocol,
+	s := e.find(d.Source.Addr())
+	if s == nil {
+		return
+	}
+	e.report(s, Denial{Source: d.Source.Port(), Protocol: protocol,
 		Name: d.Claim.Name, To: d.To, Rule: d.Rule, Reason: d.Reason})
 }
 
@@ -74,7 +86,7 @@ func (e *Enforcer) Packet(src netip.AddrPort, protocol byte, to netip.AddrPort) 
 	case d.Allow:
 		why = "the address or the protocol is closed to sandboxes"
 	}
-	e.report(Denial{Sandbox: s.id, Address: src.Addr(), Source: src.Port(), Protocol: protocolName(protocol), To: to, Rule: d.Rule, Reason: why})
+	e.report(s, Denial{Source: src.Port(), Protocol: protocolName(protocol), To: to, Rule: d.Rule, Reason: why})
 }
 
 const dotPort = 853

@@ -103,7 +103,7 @@ func (e *Enforcer) requests(s *sandbox, c proxy.Claim, d policy.Decision) func(m
 		}
 		why := fmt.Sprintf("rule %d allows other requests to %q than %s %s", d.Rule, c.Name, method, shorten(path))
 		if d.HTTP.Mode == policy.Audit {
-			e.report(Denial{Sandbox: s.id, Address: s.addr, Protocol: string(c.Protocol), Name: c.Name, To: c.To, Rule: d.Rule,
+			e.report(s, Denial{Protocol: string(c.Protocol), Name: c.Name, To: c.To, Rule: d.Rule,
 				Reason: why + " (audit: it was let through)", Audit: true})
 			return ""
 		}

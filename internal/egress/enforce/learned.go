@@ -68,7 +68,7 @@ func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs
 			named = append(named, a)
 		}
 		if why != "" {
-			e.report(Denial{Sandbox: s.id, Address: src, Protocol: "dns", Name: name, To: netip.AddrPortFrom(a, 0), Rule: d.Rule, Reason: why})
+			e.report(s, Denial{Protocol: "dns", Name: name, To: netip.AddrPortFrom(a, 0), Rule: d.Rule, Reason: why})
 			continue
 		}
 		kept = append(kept, a)
@@ -92,7 +92,7 @@ func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs 
 	})
 	s.mu.Unlock()
 	if !room {
-		e.report(Denial{Sandbox: s.id, Address: s.addr, Protocol: "dns", Name: name, Rule: -1, Reason: errTooMany.Error()})
+		e.report(s, Denial{Protocol: "dns", Name: name, Rule: -1, Reason: errTooMany.Error()})
 		return errTooMany
 	}
 	if len(renew) > 0 {

@@ -71,7 +71,7 @@ func (e *Enforcer) Decide(src netip.Addr, q dns.Question) egress.Verdict {
 	}
 	name := canonical(q.Name)
 	no := func(action egress.Action, rule int, why string) egress.Verdict {
-		e.report(Denial{Sandbox: s.id, Address: src, Protocol: "dns", Name: name, Rule: rule, Reason: why})
+		e.report(s, Denial{Protocol: "dns", Name: name, Rule: rule, Reason: why})
 		return egress.Verdict{Action: action, Reason: why}
 	}
 	now := e.now()

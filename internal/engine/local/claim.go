@@ -174,6 +174,12 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		CPUMillis: limits.CPUMillis, MemoryBytes: limits.MemoryBytes,
 	}
 	addHooks(claim, req.Spec.Lifecycle)
+	if p := req.Spec.NetworkPolicy; p != nil {
+		if err := e.applyPolicy(ctx, s, p); err != nil {
+			return made, fmt.Errorf("applying the network policy: %w", err)
+		}
+		steps.done("policy")
+	}
 	if err := handOver(ctx, s, req, claim); err != nil {
 		return made, err
 	}

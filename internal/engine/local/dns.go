@@ -7,7 +7,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/egress"
 )
 
-// dnsPort is the only port of the host that sandboxes reach.
+// dnsPort is the only port of the host that sandboxes reach by its address.
 const dnsPort = 53
 
 // startDNS serves the sandboxes' questions at the gateway's address.
@@ -16,6 +16,8 @@ func (e *Engine) startDNS() error {
 		Listen:    []netip.AddrPort{netip.AddrPortFrom(e.network.Gateway(), dnsPort)},
 		Sources:   []netip.Prefix{e.in.subnet},
 		Upstreams: e.opts.DNSUpstreams,
+		Decide:    e.enforcer.Decide,
+		Learn:     e.enforcer.Learn,
 		Logger:    e.log,
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/egress"
+	"github.com/paddock-sandbox/paddock/internal/egress/enforce"
+	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/execdbin"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/gpu"
@@ -33,8 +35,8 @@ const exitBuffer = 1024
 // leaveTimeout bounds the removal of what sandboxes shared.
 const leaveTimeout = 10 * time.Second
 
-// Engine is the local engine. It implements sandbox.Engine and
-// sandbox.Volumes.
+// Engine is the local engine. It implements sandbox.Engine, sandbox.Volumes and
+// sandbox.PolicyEnforcer.
 type Engine struct {
 	opts    Options
 	log     *slog.Logger
@@ -46,6 +48,8 @@ type Engine struct {
 	gpus       *gpu.Allocator
 	network    *network.Network
 	dns        *egress.Resolver
+	enforcer   *enforce.Enforcer
+	proxy      *proxy.Proxy
 	runtime    *oci.Runtime
 	threads    *rootfs.Threads
 	indexes    *indexes
@@ -59,8 +63,9 @@ type Engine struct {
 	mu   sync.RWMutex
 	live map[string]*shell // claimed, by id
 
-	exits chan sandbox.Exit
-	hooks chan sandbox.HookRun
+	exits   chan sandbox.Exit
+	denials chan sandbox.Denial
+	hooks   chan sandbox.HookRun
 	// ctx ends with Close; wg counts every goroutine of the engine.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -71,6 +76,8 @@ var (
 	_ sandbox.Engine       = (*Engine)(nil)
 	_ sandbox.Volumes      = (*Engine)(nil)
 	_ sandbox.HookReporter = (*Engine)(nil)
+
+	_ sandbox.PolicyEnforcer = (*Engine)(nil)
 )
 
 // New opens the engine. The Manager calls Recover before anything else; until
@@ -86,7 +93,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e := &Engine{
 		opts: o, log: o.Logger.With("engine", "local"), in: in, images: o.Images,
 		live: map[string]*shell{}, exits: make(chan sandbox.Exit, exitBuffer),
-		hooks: make(chan sandbox.HookRun),
+		hooks: make(chan sandbox.HookRun), denials: make(chan sandbox.Denial, denialBuffer),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := e.open(ctx); err != nil {
@@ -125,18 +132,13 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.threads, err = rootfs.NewThreads(max(2, runtime.NumCPU()), filepath.Join(e.rootDir(), rootfs.NewRoot), e.opts.OverlayByPath); err != nil {
 		return err
 	}
-	e.network, err = network.New(ctx, network.Options{
-		Name:          fmt.Sprintf("%x", e.in.slot),
-		Subnet:        e.in.subnet,
-		AllowedRanges: e.opts.AllowedRanges,
-		Logger:        e.log,
-	})
-	if err != nil {
+	if err := e.openNetwork(ctx); err != nil {
 		return err
 	}
 	if err := e.startDNS(); err != nil {
 		return err
 	}
+	e.startProxy()
 	e.trash = newTrash(e)
 	e.indexes = newIndexes(nil)
 	e.pool = newPool(e, e.opts.PoolSize)
@@ -244,6 +246,9 @@ func (e *Engine) Close() error {
 	}
 	if e.dns != nil {
 		errs = append(errs, e.dns.Close())
+	}
+	if e.proxy != nil {
+		errs = append(errs, e.proxy.Close())
 	}
 	e.mu.Lock()
 	for _, s := range e.live {

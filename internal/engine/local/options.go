@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 	"github.com/paddock-sandbox/paddock/internal/image"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
@@ -36,6 +37,9 @@ type Options struct {
 	AllowedRanges []netip.Prefix
 	// AllowedHostPaths are the directories under which host volumes may lie.
 	AllowedHostPaths []string
+	// Interceptor takes connections of sandboxes under a policy over whose
+	// requests must be seen or changed; nil for none.
+	Interceptor proxy.Interceptor
 	// OCIRuntime is "crun" or "runc", OCIPath its binary (empty: from $PATH).
 	OCIRuntime string
 	OCIPath    string

@@ -119,6 +119,9 @@ func (e *Engine) recoverOne(ctx context.Context, id string, recorded *sandbox.Sa
 		found = e.adopt(ctx, s)
 	}
 	if found == sandbox.FoundRunning || found == sandbox.FoundPaused {
+		if err := e.restorePolicy(ctx, s, recorded.Spec.NetworkPolicy); err != nil {
+			return found, fmt.Errorf("applying the network policy of %s: %w", id, err)
+		}
 		return found, nil
 	}
 	keepLogs := recorded != nil

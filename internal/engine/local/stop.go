@@ -95,6 +95,10 @@ func (e *Engine) dismantle(ctx context.Context, s *shell, keepLogs bool) error {
 	}
 	s.end()
 	s.closeAll()
+	// Its address is another sandbox's soon.
+	if err := e.dropPolicy(ctx, s); err != nil {
+		return err
+	}
 	var errs []error
 	if s.group != nil {
 		errs = append(errs, s.group.Remove(ctx))

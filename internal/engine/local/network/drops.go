@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,25 @@ const (
 	// genHeader is the size of struct nfgenmsg, in bytes.
 	genHeader = 4
 )
+
+// CanReport reports whether this kernel can report refused packets.
+func CanReport(ctx context.Context) bool {
+	c, err := dialNFT(ctx)
+	if err != nil {
+		return false
+	}
+	// Made and taken away within one transaction.
+	t := &table{Table: c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "paddock-log-probe"}), c: c}
+	t.rule(t.chain("probe"), report(probeGroup))
+	c.DelTable(t.Table)
+	return c.Flush() == nil
+}
+
+// probeGroup is a log group that nothing is ever sent to.
+const probeGroup = 28699
+
+// Reports says whether there is something for Drops.
+func (n *Network) Reports() bool { return n.reportGroup != 0 }
 
 // Drops calls f for packets that policies refused, at most some for each
 // sandbox and second, until the context ends. It needs Options.ReportGroup.

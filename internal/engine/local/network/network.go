@@ -131,17 +131,23 @@ func GatewayOf(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().N
 func (n *Network) Gateway() netip.Addr { return n.gateway }
 
 // Capacity is the number of indexes; they begin at 0.
-func (n *Network) Capacity() int {
+func (n *Network) Capacity() int { return capacity(n.subnet) }
+
+func capacity(subnet netip.Prefix) int {
 	// Less the network's own, the gateway's and the broadcast address.
-	return 1<<(32-n.subnet.Bits()) - 3
+	return 1<<(32-subnet.Bits()) - 3
 }
 
 // Addr is the address of the sandbox with that index.
-func (n *Network) Addr(index int) (netip.Addr, error) {
-	if index < 0 || index >= n.Capacity() {
-		return netip.Addr{}, fmt.Errorf("sandbox index %d: %s has room for 0 to %d", index, n.subnet, n.Capacity()-1)
+func (n *Network) Addr(index int) (netip.Addr, error) { return AddrOf(n.subnet, index) }
+
+// AddrOf is the address of the sandbox with that index in a subnet.
+func AddrOf(subnet netip.Prefix, index int) (netip.Addr, error) {
+	subnet = subnet.Masked()
+	if most := capacity(subnet); index < 0 || index >= most {
+		return netip.Addr{}, fmt.Errorf("sandbox index %d: %s has room for 0 to %d", index, subnet, most-1)
 	}
-	b := n.subnet.Addr().As4()
+	b := subnet.Addr().As4()
 	v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 	v += 2 + uint32(index)
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), nil
