@@ -64,9 +64,10 @@ type Options struct {
 	// AccessInterval is how often at most RenewOnAccess renews one sandbox;
 	// one minute when 0.
 	AccessInterval time.Duration
-	// OnDenial, when set, is told of everything that a network policy refused.
-	// It is called from one goroutine and must not block.
-	OnDenial func(Denial)
+	// OnDenial, when set, is told of what network policies refused, and how
+	// often: each second, of so many destinations of each sandbox as become
+	// events. It is called from one goroutine and must not block.
+	OnDenial func(d Denial, count int)
 	// BootID changes with each boot of the host, so that a restart can tell a
 	// reboot from a lost sandbox. Read from the kernel when empty.
 	BootID string
@@ -112,7 +113,9 @@ type Manager struct {
 }
 
 type counters struct {
-	creates, createFailures, deletes, expired, exits, denials atomic.Int64
+	creates, createFailures, deletes, expired, exits atomic.Int64
+
+	denials [len(denialProtocols) + 1]atomic.Int64 // by place in that list, then others
 }
 
 // ManagerStats is a snapshot for metrics and the status page. Counters count
@@ -125,8 +128,8 @@ type ManagerStats struct {
 	Expired        int64
 	// Exits counts sandboxes whose entrypoint ended by itself.
 	Exits int64
-	// Denials counts what network policies refused.
-	Denials int64
+	// Denials counts what network policies refused, by protocol.
+	Denials map[string]int64
 	// Held is how many calls wait for a sandbox now.
 	Held int64
 }
@@ -242,7 +245,7 @@ func (m *Manager) Stats() ManagerStats {
 		Deletes:        m.counts.deletes.Load(),
 		Expired:        m.counts.expired.Load(),
 		Exits:          m.counts.exits.Load(),
-		Denials:        m.counts.denials.Load(),
+		Denials:        m.counts.denied(),
 		Held:           m.held.Load(),
 	}
 	for _, e := range m.index.all() {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -254,6 +255,36 @@ type tally struct {
 	others int
 }
 
+func (t *tally) add(d Denial) {
+	subject := d.subject()
+	if _, known := t.last[subject]; !known && len(t.last) >= maxDenialSubjects {
+		t.others++
+		return
+	}
+	t.last[subject] = d
+	t.count[subject]++
+}
+
+// denialProtocols are those that are counted each for itself.
+var denialProtocols = [...]string{"dns", "tls", "http", "http2", "tcp", "udp", "icmp"}
+
+func (c *counters) denial(protocol string) {
+	i := slices.Index(denialProtocols[:], protocol)
+	if i < 0 {
+		i = len(denialProtocols)
+	}
+	c.denials[i].Add(1)
+}
+
+func (c *counters) denied() map[string]int64 {
+	all := make(map[string]int64, len(c.denials))
+	for i, p := range denialProtocols {
+		all[p] = c.denials[i].Load()
+	}
+	all["other"] = c.denials[len(denialProtocols)].Load()
+	return all
+}
+
 // watchDenials turns denials into events, a few per second and sandbox at most:
 // a sandbox can make any number of them.
 func (m *Manager) watchDenials(denials <-chan Denial) {
@@ -266,25 +297,15 @@ func (m *Manager) watchDenials(denials <-chan Denial) {
 			if !ok {
 				return
 			}
-			m.counts.denials.Add(1)
-			if m.opts.OnDenial != nil {
-				m.opts.OnDenial(d)
-			}
+			m.counts.denial(d.Protocol)
 			t := waiting[d.ID]
-			if t == nil {
-				if len(waiting) >= maxDenialSandboxes {
-					continue
-				}
+			if t == nil && len(waiting) < maxDenialSandboxes {
 				t = &tally{last: map[string]Denial{}, count: map[string]int{}}
 				waiting[d.ID] = t
 			}
-			subject := d.subject()
-			if _, known := t.last[subject]; !known && len(t.last) >= maxDenialSubjects {
-				t.others++
-				continue
+			if t != nil {
+				t.add(d)
 			}
-			t.last[subject] = d
-			t.count[subject]++
 		case <-tick.C:
 			for id, t := range waiting {
 				m.noteDenials(id, t)
@@ -301,25 +322,48 @@ func (m *Manager) noteDenials(id string, t *tally) {
 	if err != nil {
 		return // deleted meanwhile
 	}
+	subjects := slices.SortedFunc(maps.Keys(t.last), func(a, b string) int { return t.last[a].At.Compare(t.last[b].At) })
+	fresh, ok := e.addDenials(t, subjects)
+	if !ok {
+		return
+	}
+	for _, subject := range subjects {
+		d := t.last[subject]
+		// Once for each destination, not each time: a program that is denied
+		// something tends to try for ever.
+		if slices.Contains(fresh, subject) {
+			m.log.Info("a network policy refused something", "sandbox", id, "what", subject, "rule", d.Rule, "audit", d.Audit)
+		}
+		if m.opts.OnDenial != nil {
+			m.opts.OnDenial(d, t.count[subject])
+		}
+	}
+}
+
+// addDenials makes events of a tally and says which of them are not in the list
+// yet. ok is false when the sandbox is gone.
+func (e *entry) addDenials(t *tally, subjects []string) (fresh []string, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
-		return
+		return nil, false
 	}
-	subjects := make([]string, 0, len(t.last))
-	for subject := range t.last {
-		subjects = append(subjects, subject)
-	}
-	slices.SortFunc(subjects, func(a, b string) int { return t.last[a].At.Compare(t.last[b].At) })
 	e.observe(func(s *Sandbox) {
+		add := func(ev Event, count int) {
+			var first bool
+			ev.Kind = EventDenied
+			if s.Events, first = s.Events.addMany(ev, count); first {
+				fresh = append(fresh, ev.Subject)
+			}
+		}
 		for _, subject := range subjects {
 			d := t.last[subject]
-			s.Events, _ = s.Events.addMany(Event{At: d.At, Kind: EventDenied, Subject: subject, Message: d.describe()}, t.count[subject])
+			add(Event{At: e.m.between(s.CreatedAt, d.At), Subject: subject, Message: d.describe()}, t.count[subject])
 		}
 		if t.others > 0 {
-			s.Events, _ = s.Events.addMany(Event{At: m.now(), Kind: EventDenied, Subject: "others",
-				Message: "Denied: more destinations than are listed one by one."}, t.others)
+			add(Event{At: e.m.now(), Subject: "others", Message: "Denied: more destinations than are listed one by one."}, t.others)
 		}
 	})
 	e.writeSoon()
+	return fresh, true
 }

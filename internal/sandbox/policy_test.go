@@ -206,7 +206,8 @@ func TestPolicyOfOldRecords(t *testing.T) {
 }
 
 func TestDenialsBecomeEvents(t *testing.T) {
-	r := newRig(t)
+	told := make(chan int, 1000)
+	r := newRig(t, func(r *rig) { r.opts.OnDenial = func(_ sandbox.Denial, count int) { told <- count } })
 	id := r.run(spec()).ID
 	tell := func(d sandbox.Denial) {
 		t.Helper()
@@ -283,8 +284,11 @@ func TestDenialsBecomeEvents(t *testing.T) {
 	if h := r.history(id); !strings.HasPrefix(h, "Created Started") {
 		t.Errorf("events: %.60s…", h)
 	}
-	if n := r.m.Stats().Denials; n != 5+1+1+many {
-		t.Errorf("counted %d denials", n)
+	if n := r.m.Stats().Denials; n["tls"] != 5 || n["dns"] != 2 || n["tcp"] != many || n["other"] != 0 {
+		t.Errorf("counted %v", n)
+	}
+	if a, b := <-told, <-told; a+b != 5+1 {
+		t.Errorf("told of %d and %d", a, b)
 	}
 	r.quiesce()
 	if got := words(r.stored(id).Events); got != r.history(id) {
