@@ -92,6 +92,7 @@ var (
 	descDeletes   = prometheus.NewDesc("paddock_sandbox_deletes_total", "Sandboxes that were deleted.", nil, nil)
 	descExpired   = prometheus.NewDesc("paddock_sandbox_expired_total", "Sandboxes that expired.", nil, nil)
 	descExits     = prometheus.NewDesc("paddock_sandbox_exits_total", "Sandboxes whose entrypoint ended by itself.", nil, nil)
+	descDenials   = prometheus.NewDesc("paddock_policy_denials_total", "What network policies refused, or would have in audit mode, by protocol.", []string{"protocol"}, nil)
 	descHeld      = prometheus.NewDesc("paddock_held_requests", "Requests that wait for their sandbox to start.", nil, nil)
 	descConns     = prometheus.NewDesc("paddock_gateway_connections", "Open connections into sandboxes.", nil, nil)
 )
@@ -102,7 +103,7 @@ var states = []sandbox.State{sandbox.Pending, sandbox.Running, sandbox.Pausing, 
 
 // Describe implements prometheus.Collector.
 func (l *live) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descSandboxes, descCreates, descFailures, descDeletes, descExpired, descExits, descHeld, descConns} {
+	for _, d := range []*prometheus.Desc{descSandboxes, descCreates, descFailures, descDeletes, descExpired, descExits, descDenials, descHeld, descConns} {
 		ch <- d
 	}
 }
@@ -121,6 +122,9 @@ func (l *live) Collect(ch chan<- prometheus.Metric) {
 		{descExpired, st.Expired}, {descExits, st.Exits},
 	} {
 		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, float64(c.n))
+	}
+	for protocol, n := range st.Denials {
+		ch <- prometheus.MustNewConstMetric(descDenials, prometheus.CounterValue, float64(n), protocol)
 	}
 	ch <- prometheus.MustNewConstMetric(descHeld, prometheus.GaugeValue, float64(st.Held))
 	ch <- prometheus.MustNewConstMetric(descConns, prometheus.GaugeValue, float64(g.Connections))
