@@ -59,8 +59,17 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, log *slog.Lo
 	}
 	s.closers = append(s.closers, records.Close)
 
+	var onDenial func(sandbox.Denial, int)
+	if cfg.Egress.DenyWebhook != "" {
+		hook, err := server.NewDenialWebhook(cfg.Egress.DenyWebhook, log)
+		if err != nil {
+			return nil, fmt.Errorf("egress.deny_webhook: %w", err)
+		}
+		s.closers = append(s.closers, func() error { hook.Close(); return nil })
+		onDenial = hook.Send
+	}
 	manager, err := sandbox.NewManager(ctx, sandbox.Options{
-		Engine: engine, Store: records, Logger: log,
+		Engine: engine, Store: records, Logger: log, OnDenial: onDenial,
 		FailedRetention: time.Duration(cfg.Sandbox.FailedRetention),
 		MaxTimeout:      time.Duration(cfg.Sandbox.MaxTimeout),
 		MaxSandboxes:    cfg.Sandbox.MaxSandboxes,

@@ -32,6 +32,11 @@ func (l *loader) check() {
 	}
 	l.checkStorage(&c.Storage)
 	l.checkNetwork(&c.Network)
+	if hook := c.Egress.DenyWebhook; hook != "" {
+		if u, err := url.Parse(hook); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			l.wrong("egress.deny_webhook", "", `want a URL such as "https://alerts.example.com/paddock"`)
+		}
+	}
 	l.oneOf("runtime.oci", c.Runtime.OCI, "crun", "runc")
 	if c.Runtime.Path != "" {
 		l.absolute("runtime.path", c.Runtime.Path)

@@ -19,6 +19,8 @@ type Config struct {
 	Storage Storage `toml:"storage"`
 	// The network of sandboxes.
 	Network Network `toml:"network"`
+	// What becomes of what network policies refuse.
+	Egress Egress `toml:"egress"`
 	// The OCI runtime that makes the containers.
 	Runtime Runtime `toml:"runtime"`
 }
@@ -134,6 +136,13 @@ type Network struct {
 	// Private ranges that sandboxes may reach, such as "10.1.2.0/24". By
 	// default they reach public addresses only.
 	AllowedRanges []string `toml:"allowed_ranges"`
+}
+
+// Egress is the [egress] section.
+type Egress struct {
+	// URL that is told, by POST, of what network policies refuse. Empty for
+	// none. It counts as a secret, because such URLs often hold one.
+	DenyWebhook string `toml:"deny_webhook" secret:"true"`
 }
 
 // Runtime is the [runtime] section.
