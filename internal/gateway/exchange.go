@@ -26,7 +26,7 @@ func (g *Gateway) exchange(ctx context.Context, w http.ResponseWriter, r *http.R
 		return 0, responseFailure(t, "answered with a status that is not valid here", nil)
 	}
 	h := w.Header()
-	copyResponseHeader(h, resp.Header, t)
+	copyResponseHeader(h, resp.Header, t, r)
 	announced := announceTrailers(h, resp.Trailer)
 	body.early(w)
 	w.WriteHeader(resp.StatusCode)
@@ -43,7 +43,9 @@ func (g *Gateway) exchange(ctx context.Context, w http.ResponseWriter, r *http.R
 // requestBody passes the client's body on and remembers how it ended. A nil one
 // is that of a request without a body.
 type requestBody struct {
-	r     io.ReadCloser
+	r io.ReadCloser
+	// alone is set when the client's connection carries one request at a time.
+	alone bool
 	err   atomic.Pointer[error]
 	begun atomic.Bool
 	ended atomic.Bool
@@ -56,7 +58,7 @@ func bodyOf(w http.ResponseWriter, r *http.Request) *requestBody {
 	// The answer may begin while the body is still coming. A writer that does
 	// not support this has no such problem.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	return &requestBody{r: r.Body}
+	return &requestBody{r: r.Body, alone: r.ProtoMajor < 2}
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
@@ -107,7 +109,7 @@ func (b *requestBody) failed() error {
 // answers before it has read everything, the client's connection can't be used
 // for another request: what comes next on it is the rest of this one.
 func (b *requestBody) early(w http.ResponseWriter) {
-	if b != nil && !b.ended.Load() {
+	if b != nil && b.alone && !b.ended.Load() {
 		w.Header()["Connection"] = []string{"close"}
 	}
 }

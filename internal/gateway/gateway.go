@@ -68,6 +68,12 @@ type Options struct {
 	// StreamIdle is after what time without a byte in either direction a
 	// connection is closed; 1 hour when 0.
 	StreamIdle time.Duration
+	// PerSandbox bounds the requests and tunnels that are open to one sandbox;
+	// 4096 when 0.
+	PerSandbox int
+	// RatePerSandbox bounds the requests to one sandbox, per second. As many may
+	// come at once. 0 is no bound.
+	RatePerSandbox float64
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
 }
@@ -85,6 +91,12 @@ type Target struct {
 	Token string
 	// Hold is set when the sandbox is not running yet.
 	Hold bool
+	// Origin says whose the credentials in the request are.
+	Origin Origin
+	// Host is the Host header for the sandbox; localhost and the port when empty.
+	Host string
+	// Secure is set when the client came by TLS that ended before this server.
+	Secure bool
 }
 
 func (t *Target) execd() bool { return t.Port == sandbox.ExecdPort }
@@ -97,6 +109,7 @@ type Gateway struct {
 	log    *slog.Logger
 	start  time.Time
 	conns  connSet
+	limits limits
 	held   atomic.Int64
 	execd  *http.Transport
 	user   *http.Transport
@@ -114,6 +127,7 @@ func New(opts Options) (*Gateway, error) {
 	opts = withDefaults(opts)
 	g := &Gateway{opts: opts, dialer: opts.Dialer, log: opts.Logger, start: time.Now(), stop: make(chan struct{})}
 	g.conns.by = make(map[string]map[*conn]struct{})
+	g.limits.init(opts.PerSandbox, opts.RatePerSandbox)
 	g.execd = g.transport(execdIdle, 64)
 	g.user = g.transport(userIdle, 32)
 	g.bulk = g.transport(userIdle, 4)
@@ -138,6 +152,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.StreamIdle <= 0 {
 		o.StreamIdle = time.Hour
+	}
+	if o.PerSandbox <= 0 {
+		o.PerSandbox = 4096
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -207,6 +224,14 @@ func (g *Gateway) dialBulk(ctx context.Context, network, addr string) (net.Conn,
 // off as well. It returns the status that was answered, 0 with an error.
 func (g *Gateway) Proxy(w http.ResponseWriter, r *http.Request, t *Target) (status int, err error) {
 	ctx := r.Context()
+	if t.Origin == OriginShared && preflight(w, r) {
+		return http.StatusNoContent, nil
+	}
+	leave, err := g.limits.enter(t.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	if t.Hold {
 		h, err := g.hold(ctx, t)
 		if err != nil {
@@ -307,6 +332,7 @@ func (g *Gateway) sweepLoop() {
 			return
 		case <-tick.C:
 			g.sweep()
+			g.limits.sweep(time.Now())
 		}
 	}
 }

@@ -14,6 +14,9 @@ const (
 	headerAccessRenew  = "Opensandbox-Access-Renew"
 	headerExecdToken   = "X-Execd-Access-Token"
 	headerRequestID    = "X-Request-Id"
+	headerEgressAuth   = "Opensandbox-Egress-Auth"
+	headerIngressTo    = "Opensandbox-Ingress-To"
+	headerIngressOld   = "Open-Sandbox-Ingress"
 )
 
 // dropsRequestHeader is whether a header of the client ends at the gateway
@@ -24,7 +27,8 @@ func dropsRequestHeader(name string) bool {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length", "Host",
 		"Authorization", "Cookie", "Forwarded", "X-Real-Ip",
-		headerAPIKey, headerSecureAccess, headerAccessRenew, headerExecdToken, headerRequestID:
+		headerAPIKey, headerSecureAccess, headerAccessRenew, headerExecdToken, headerRequestID,
+		headerEgressAuth, headerIngressTo, headerIngressOld:
 		return true
 	}
 	return strings.HasPrefix(name, "X-Forwarded-")
@@ -54,8 +58,9 @@ func outgoingHeader(r *http.Request, t *Target, requestID string) http.Header {
 		// Present but empty keeps the transport from adding its own.
 		h["User-Agent"] = []string{""}
 	}
+	t.Origin.requestCredentials(h, r.Header)
 	proto := "http"
-	if r.TLS != nil {
+	if r.TLS != nil || t.Secure {
 		proto = "https"
 	}
 	// One array for all the values that are set here.
@@ -109,11 +114,13 @@ func upgradeOf(h http.Header) string {
 
 // copyResponseHeader puts the sandbox's header into the client's. What the
 // server has set before gives way, but for the request id.
-func copyResponseHeader(dst, src http.Header, t *Target) {
+func copyResponseHeader(dst, src http.Header, t *Target, r *http.Request) {
 	named := connectionOptions(src)
 	for k, v := range src {
 		switch {
-		case dropsResponseHeader(k) || contains(named, k):
+		case dropsResponseHeader(k) || reachesBeyond(k) || t.Origin.alsoDropped(k) || contains(named, k):
+		case k == "Set-Cookie":
+			dst[k] = append(dst[k], t.responseCookies(v)...)
 		case k == "Location":
 			dst[k] = t.locations(v)
 		case k == "Vary":
@@ -121,6 +128,9 @@ func copyResponseHeader(dst, src http.Header, t *Target) {
 		default:
 			dst[k] = v
 		}
+	}
+	if t.Origin == OriginShared {
+		protectPage(dst, r)
 	}
 }
 
@@ -143,5 +153,12 @@ func (t *Target) locations(values []string) []string {
 }
 
 // host is the Host header for the sandbox. Programs that check it, such as
-// development servers, expect to be reached as localhost.
-func (t *Target) host() string { return "localhost:" + strconv.Itoa(t.Port) }
+// development servers, expect to be reached as localhost. With a host name of its
+// own a program is told that one: it makes addresses of it, and compares the
+// Origin of requests with it.
+func (t *Target) host() string {
+	if t.Host != "" {
+		return t.Host
+	}
+	return "localhost:" + strconv.Itoa(t.Port)
+}

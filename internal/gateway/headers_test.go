@@ -18,12 +18,12 @@ func TestRequestHeaders(t *testing.T) {
 		"Authorization", "Bearer secret", "Cookie", "a=b", "OPEN-SANDBOX-API-KEY", "key", "OpenSandbox-Secure-Access", "tok",
 		"Forwarded", "for=1.2.3.4", "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Anything", "x", "X-Real-IP", "1.2.3.4",
 		"OpenSandbox-Access-Renew", "skip", "X-EXECD-ACCESS-TOKEN", "api-key-of-some-sdk", "X-Request-ID", "theirs",
-		"X-Own", "1", "X-Own", "2", "Accept", "text/plain", "OPENSANDBOX-EGRESS-AUTH", "kept")
+		"X-Own", "1", "X-Own", "2", "Accept", "text/plain", "OPENSANDBOX-EGRESS-AUTH", "tok", "OpenSandbox-Ingress-To", "sb-8080", "OPEN-SANDBOX-INGRESS", "sb-8080")
 	r := wait(t, seen, "the request")
 
 	for _, name := range []string{"X-Hop", "Keep-Alive", "Te", "Proxy-Authorization", "Authorization", "Cookie",
 		"Open-Sandbox-Api-Key", "Opensandbox-Secure-Access", "Forwarded", "X-Forwarded-Anything", "X-Real-Ip",
-		"Opensandbox-Access-Renew", "X-Execd-Access-Token", "Connection"} {
+		"Opensandbox-Access-Renew", "X-Execd-Access-Token", "Connection", "Opensandbox-Egress-Auth", "Opensandbox-Ingress-To", "Open-Sandbox-Ingress"} {
 		if v, ok := r.Header[name]; ok {
 			t.Errorf("%s reached the sandbox: %q", name, v)
 		}
@@ -33,7 +33,7 @@ func TestRequestHeaders(t *testing.T) {
 	}
 	want := map[string]string{
 		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": strings.TrimPrefix(f.URL, "http://"),
-		"Accept": "text/plain", "X-Request-Id": "request-1", "Opensandbox-Egress-Auth": "kept",
+		"Accept": "text/plain", "X-Request-Id": "request-1",
 	}
 	for k, v := range want {
 		if got := r.Header.Values(k); len(got) != 1 || got[0] != v {

@@ -41,7 +41,7 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return g.refused(w, resp, t, body)
+		return g.refused(w, r, resp, t, body)
 	}
 	answered := upgradeOf(resp.Header)
 	stream, ok := resp.Body.(io.ReadWriteCloser)
@@ -54,7 +54,7 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	hijacked = true
 	defer client.Close()
-	if err := answerUpgrade(client, buffered.Writer, w.Header(), resp, t, answered); err != nil {
+	if err := answerUpgrade(client, buffered.Writer, w.Header(), r, resp, t, answered); err != nil {
 		g.log.Debug("the client of an upgrade went away", "sandbox", t.ID, "port", t.Port, "error", err)
 		return http.StatusSwitchingProtocols, nil
 	}
@@ -63,11 +63,11 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 }
 
 // refused passes on the answer of a sandbox that does not change protocols.
-func (g *Gateway) refused(w http.ResponseWriter, resp *http.Response, t *Target, body *requestBody) (int, error) {
+func (g *Gateway) refused(w http.ResponseWriter, r *http.Request, resp *http.Response, t *Target, body *requestBody) (int, error) {
 	if resp.StatusCode < 200 || resp.StatusCode > 599 {
 		return 0, responseFailure(t, "answered with a status that is not valid here", nil)
 	}
-	copyResponseHeader(w.Header(), resp.Header, t)
+	copyResponseHeader(w.Header(), resp.Header, t, r)
 	body.early(w)
 	w.WriteHeader(resp.StatusCode)
 	if err := relay(w, resp); err != nil {
@@ -91,8 +91,8 @@ func offered(asked, answered string) bool {
 }
 
 // answerUpgrade writes the 101 to the client.
-func answerUpgrade(client net.Conn, w *bufio.Writer, h http.Header, resp *http.Response, t *Target, protocol string) error {
-	copyResponseHeader(h, resp.Header, t)
+func answerUpgrade(client net.Conn, w *bufio.Writer, h http.Header, r *http.Request, resp *http.Response, t *Target, protocol string) error {
+	copyResponseHeader(h, resp.Header, t, r)
 	h["Connection"] = []string{"Upgrade"}
 	h["Upgrade"] = []string{protocol}
 	// Deadlines of net/http's server go with its ownership.
