@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -144,12 +143,30 @@ func (s *Server) policyAPI(r *request, id string) (policyStatus, error) {
 	if err != nil {
 		return policyStatus{}, err
 	}
-	sb, err := s.manager.SetPolicy(r.Context(), id, version, edit)
+	sb, err := s.manager.SetPolicy(r.Context(), id, version, s.keepingCredentials(id, edit))
 	if err != nil {
 		return policyStatus{}, err
 	}
 	r.w.Header().Set(headerPolicyVersion, versionTag(sb.PolicyVersion))
 	return statusOf(sb.Spec.NetworkPolicy, *reason), nil
+}
+
+// keepingCredentials refuses an edit after which a credential of the sandbox
+// would be for a host that no rule allows.
+func (s *Server) keepingCredentials(id string, edit policyEdit) policyEdit {
+	if s.opts.Vaults == nil {
+		return edit
+	}
+	return func(old *policy.Policy) (*policy.Policy, error) {
+		next, err := edit(old)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.opts.Vaults.CheckPolicy(id, orOpen(next).Egress); err != nil {
+			return nil, invalid(sandbox.CodeInvalidParameter, "%w", err)
+		}
+		return next, nil
+	}
 }
 
 func versionTag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
@@ -287,62 +304,4 @@ func (s *Server) networkPolicy(r *request) error {
 	}
 	writeJSON(r.w, http.StatusOK, st)
 	return nil
-}
-
-// EgressPort is the port at which clients look for the egress API of a sandbox
-// (behaviour.md 13). The server answers there; nothing in the sandbox does.
-const EgressPort = 18080
-
-const headerEgressAuth = "OPENSANDBOX-EGRESS-AUTH"
-
-// egressAPI answers what is sent to the egress API of a sandbox that exists and
-// that the caller may reach. path is what follows the port. Its errors are plain
-// text.
-func (s *Server) egressAPI(r *request, sb *sandbox.Sandbox, path string) int {
-	rec := &recorder{ResponseWriter: r.w}
-	r.w = rec
-	h := rec.Header()
-	h.Set("Cache-Control", "no-store")
-	text := func(status int, message string) int {
-		h.Set("Content-Type", "text/plain; charset=utf-8")
-		h.Set("X-Content-Type-Options", "nosniff")
-		rec.WriteHeader(status)
-		_, _ = rec.Write([]byte(message + "\n"))
-		return status
-	}
-	if path == "/healthz" {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			h.Set("Allow", "GET, HEAD")
-			return text(http.StatusMethodNotAllowed, "method not allowed; allowed: GET, HEAD")
-		}
-		return text(http.StatusOK, "ok")
-	}
-	if sent := r.Header.Values(headerEgressAuth); len(sent) != 1 || !sameToken(sent[0], sb.EgressToken) {
-		return text(http.StatusUnauthorized, "unauthorized")
-	}
-	switch {
-	case path == "/policy":
-		methods := []string{"DELETE", "GET", "PATCH", "POST", "PUT"}
-		if !slices.Contains(methods, r.Method) {
-			h.Set("Allow", strings.Join(methods, ", "))
-			return text(http.StatusMethodNotAllowed, "method not allowed; allowed: "+strings.Join(methods, ", "))
-		}
-		st, err := s.policyAPI(r, sb.ID)
-		if err != nil {
-			a := toAnswer(err, r.id)
-			if a.cause != nil {
-				s.log.Error("the egress API failed", "sandbox", sb.ID, "request", r.id, "error", a.cause)
-			}
-			return text(a.status, a.message)
-		}
-		writeJSON(rec, http.StatusOK, st)
-		return http.StatusOK
-	case path == "/credential-vault" || strings.HasPrefix(path, "/credential-vault/"):
-		if s.opts.Vault == nil {
-			return text(http.StatusNotImplemented, "this server keeps no credentials")
-		}
-		s.opts.Vault.Serve(rec, r.Request, sb, path)
-		return rec.status
-	}
-	return text(http.StatusNotFound, "not found; there are /policy, /credential-vault and /healthz")
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
+	"github.com/paddock-sandbox/paddock/internal/vault"
 )
 
 const somePolicy = `{"defaultAction":"deny","egress":[{"action":"allow","target":"PyPI.org"}]}`
@@ -103,4 +104,49 @@ func (a answered) holds(parts ...string) {
 			a.t.Errorf("%q does not hold %s", a.body, p)
 		}
 	}
+}
+
+const someVault = `{"credentials":[{"name":"c","source":{"value":"hunter2"}}],"bindings":[{"name":"b","match":{"hosts":["pypi.org"]},"auth":{"type":"bearer","credential":"c"}}]}`
+
+// The vault is reached with the sandbox's egress token, and a policy can't leave
+// a credential without a rule for its host.
+func TestCredentialVault(t *testing.T) {
+	vaults, err := vault.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := start(t, func(o *Options) { o.Vaults = vaults })
+	f.call("POST", "/v1/sandboxes", `{"image":{"uri":"a"},"resourceLimits":{},"credentialProxy":{"enabled":true}}`).is(400, "").holds("credentialProxy.enabled", "networkPolicy")
+	a := f.call("POST", "/v1/sandboxes", `{"image":{"uri":"a"},"resourceLimits":{},"credentialProxy":{"enabled":true},"networkPolicy":`+somePolicy+`}`).is(202, "")
+	id, _ := a.member("id").(string)
+	sb, err := f.m.Get(id)
+	if err != nil || !sb.Spec.CredentialProxy {
+		t.Fatalf("%+v, %v", sb, err)
+	}
+	auth := []string{"OPENSANDBOX-EGRESS-AUTH", sb.EgressToken}
+	root := "/v1/sandboxes/" + id + "/proxy/18080"
+	call := func(method, path, body string) answered { return f.call(method, root+path, body, auth...) }
+
+	call("GET", "/credential-vault", "").is(404, "")
+	call("POST", "/credential-vault", someVault).is(201, "").holds(`"revision":1`)
+	if a := call("GET", "/credential-vault", "").is(200, ""); strings.Contains(a.body, "hunter2") {
+		t.Errorf("the value is shown: %s", a.body)
+	}
+	call("GET", "/credential-vault/bindings/b", "").is(200, "")
+	call("GET", "/credential-vault/bindings/%62", "").is(200, "")
+	call("GET", "/credential-vault/_active", "").is(403, "")
+	call("GET", "/credential-vaults", "").is(404, "")
+	f.call("GET", root+"/credential-vault", "").is(401, "")
+
+	for _, path := range []string{root + "/policy", "/v1/sandboxes/" + id + "/networkpolicy"} {
+		f.call("PUT", path, `{}`, auth...).is(400, "").holds("pypi.org")
+		f.call("DELETE", path, `["pypi.org"]`, auth...).is(400, "").holds("pypi.org")
+		f.call("PATCH", path, `[{"action":"allow","target":"a.example"}]`, auth...).is(200, "")
+	}
+	call("DELETE", "/credential-vault", "").is(204, "")
+	call("PUT", "/policy", `{}`).is(200, "")
+
+	// One that was made without.
+	f.m.put("sb", sandbox.Running)
+	f.call("POST", "/v1/sandboxes/sb/proxy/18080/credential-vault", someVault, "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(412, "").holds("credentialProxy")
 }

@@ -38,7 +38,7 @@ func (s *Server) createSandbox(r *request) error {
 	if spec.NetworkPolicy != nil && !s.manager.EnforcesPolicies() {
 		return invalid(sandbox.CodeNotSupported, "networkPolicy can't be enforced by this server's engine. Leave it out; the sandbox then reaches public addresses only.")
 	}
-	if spec.CredentialProxy && s.opts.Vault == nil {
+	if spec.CredentialProxy && s.opts.Vaults == nil {
 		return invalid(sandbox.CodeNotSupported, "credentialProxy.enabled is not supported by this server. Leave it out.")
 	}
 	start := time.Now()

@@ -16,6 +16,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/image"
 	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
+	"github.com/paddock-sandbox/paddock/internal/vault"
 )
 
 // Manager is what the server needs of *sandbox.Manager, which documents the
@@ -42,13 +43,6 @@ type Manager interface {
 	SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*sandbox.Sandbox, error)
 }
 
-// Vault answers the part of a sandbox's egress API that is about credentials.
-type Vault interface {
-	// Serve answers one request, whose caller has shown the sandbox's token;
-	// path begins with /credential-vault.
-	Serve(w http.ResponseWriter, r *http.Request, sb *sandbox.Sandbox, path string)
-}
-
 // Images is what the server needs of *image.Store, which documents the methods.
 type Images interface {
 	List(ctx context.Context) ([]*image.Image, error)
@@ -65,8 +59,13 @@ type Options struct {
 	Manager Manager
 	// Images may be nil; the image routes then answer 501.
 	Images Images
-	// Vault may be nil; the credential routes then answer 501.
-	Vault Vault
+	// Vaults keep the credentials of sandboxes that were made with
+	// credentialProxy. They may be nil; such creates are then refused, and the
+	// credential routes answer 501.
+	Vaults *vault.Vaults
+	// PlainCredentials takes credentials over plain HTTP from other machines,
+	// for a server behind a proxy that has TLS.
+	PlainCredentials bool
 	// APIKey is what callers send in OPEN-SANDBOX-API-KEY.
 	APIKey string
 	// NoAuth lets everybody do everything who can connect.
