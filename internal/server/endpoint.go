@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/api"
 	"github.com/paddock-sandbox/paddock/internal/gateway"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
@@ -20,7 +19,7 @@ import (
 // health checks that follow, of which they look at success alone.
 const endpointWait = time.Second
 
-// getEndpoint tells where a port can be reached: always through this server. It
+// getEndpoint tells where a port can be reached: always through the gateway. It
 // answers for a sandbox that is still being made, because clients ask right
 // after the create and take any error for the end (behaviour.md 23.2). For one
 // that has ended it says why, so that they need not find out by polling.
@@ -33,11 +32,13 @@ func (s *Server) getEndpoint(r *request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := queryBool(q, "use_server_proxy"); err != nil {
+	throughProxy, err := queryBool(q, "use_server_proxy")
+	if err != nil {
 		return err
 	}
-	if q.Has("expires") {
-		return invalid(sandbox.CodeNotSupported, "Signed endpoints, which the query parameter expires asks for, are not supported by this server yet. Leave it out; the endpoint is valid while the sandbox lives.")
+	expires, err := s.queryExpires(q, throughProxy, time.Now())
+	if err != nil {
+		return err
 	}
 	sb, err := s.get(r)
 	if err != nil {
@@ -52,18 +53,11 @@ func (s *Server) getEndpoint(r *request) error {
 		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
 			sb.ID, sb.Status.State, sb.Status.Reason, sb.Status.Message)
 	}
-	who := sb.ID
-	if ignoresHeaders.MatchString(r.UserAgent()) {
-		who += tokenMark + sb.Token
+	e, err := s.endpoint(r, sb, port, throughProxy, expires)
+	if err != nil {
+		return err
 	}
-	headers := map[string]string{"OpenSandbox-Secure-Access": sb.Token}
-	if port == EgressPort {
-		headers[headerEgressAuth] = sb.EgressToken
-	}
-	writeJSON(r.w, http.StatusOK, api.Endpoint{
-		Endpoint: s.publicHost(r.Request) + r.mount + "/sandboxes/" + who + "/proxy/" + strconv.Itoa(port),
-		Headers:  headers,
-	})
+	writeJSON(r.w, http.StatusOK, e)
 	return nil
 }
 
@@ -167,16 +161,19 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		return 0, err
 	}
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
-		return 0, &httpError{status: http.StatusMethodNotAllowed, code: codeMethod, allow: proxyAllow,
-			message: "Methods CONNECT and TRACE are not passed on. Allowed: " + proxyAllow + "."}
+		return 0, errProxyMethod()
 	}
 	s.renewOnAccess(r, sb)
 	if port == EgressPort {
 		return s.egressAPI(r, sb, p.rest), nil
 	}
+	origin := gateway.OriginAPI
+	if p.token != "" {
+		origin = gateway.OriginShared // a browser can open this address
+	}
 	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
-		Hold: sb.Status.State != sandbox.Running,
+		Hold: sb.Status.State != sandbox.Running, Origin: origin, Secure: s.opts.Ingress.Secure,
 	})
 }
 

@@ -168,6 +168,10 @@ func (s *Server) fail(r *request, rec *recorder, err error) {
 	if a.location != "" {
 		h.Set("Location", a.location)
 	}
+	if r.ingress {
+		writeIngressError(rec, a)
+		return
+	}
 	writeJSON(rec, a.status, api.Error{Code: a.code, Message: a.message})
 }
 

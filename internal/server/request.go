@@ -170,14 +170,14 @@ func queryBool(q url.Values, name string) (bool, error) {
 func (s *Server) accessLog(r *request, pattern string, status int, took time.Duration) {
 	level := slog.LevelDebug
 	failed := status >= 500 && status != http.StatusNotImplemented && !r.theirs
-	if failed || took >= slowRequest && pattern != proxyPattern && !r.mayTakeLong() {
+	if failed || took >= slowRequest && pattern != proxyPattern && !r.ingress && !r.mayTakeLong() {
 		level = slog.LevelWarn
 	}
 	if !s.log.Enabled(context.Background(), level) {
 		return
 	}
 	attrs := []any{"request", r.id, "method", r.Method, "route", pattern, "status", status, "took", took}
-	if len(r.args) > 0 && strings.HasPrefix(pattern, "/sandboxes/") {
+	if len(r.args) > 0 && (r.ingress || strings.HasPrefix(pattern, "/sandboxes/")) {
 		attrs = append(attrs, "sandbox", shorten(r.args[0]))
 	}
 	s.log.Log(context.Background(), level, "request", attrs...)

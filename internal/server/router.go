@@ -17,6 +17,8 @@ type request struct {
 	args  []string // what stands in the path where the route has names
 	// theirs is set when the request failed through a program in a sandbox.
 	theirs bool
+	// ingress is set when the request came by another way than the API.
+	ingress bool
 }
 
 // handler answers a request or returns an error, never both.

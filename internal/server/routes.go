@@ -94,6 +94,10 @@ const slowRequest = 5 * time.Second
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	req := &request{Request: r, w: w, id: requestID(r)}
 	w.Header()[headerRequestID] = []string{req.id}
+	path := r.URL.EscapedPath()
+	if s.opts.Ingress.Port == 0 && s.serveIngress(req, path, ingressPrefix) {
+		return
+	}
 	if s.origins.apply(w, r) {
 		return // it was a preflight
 	}
@@ -101,9 +105,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.fail(req, &recorder{ResponseWriter: w}, err)
 		return
 	}
-	path := r.URL.EscapedPath()
 	if t, ok := parseProxyPath(path); ok {
-		s.serveProxy(req, t)
+		s.carry(req, proxyPattern, func() (int, error) { return s.proxy(req, t) })
 		return
 	}
 	rec := &recorder{ResponseWriter: w}
@@ -161,8 +164,9 @@ func (s *Server) observe(r *request, status int, start time.Time) {
 	s.accessLog(r, pattern, status, took)
 }
 
-// serveProxy is the way into sandboxes.
-func (s *Server) serveProxy(r *request, p proxyPath) {
+// carry is the way into sandboxes: it runs what sends a request there, counts,
+// and writes the log.
+func (s *Server) carry(r *request, pattern string, send func() (int, error)) {
 	start := time.Now()
 	status := 0
 	defer func() {
@@ -172,13 +176,13 @@ func (s *Server) serveProxy(r *request, p proxyPath) {
 			p = http.ErrAbortHandler
 		}
 		took := time.Since(start)
-		s.metrics.observe(proxyPattern, r.Method, status, took)
-		s.accessLog(r, proxyPattern, status, took)
+		s.metrics.observe(pattern, r.Method, status, took)
+		s.accessLog(r, pattern, status, took)
 		if p != nil {
 			panic(p)
 		}
 	}()
-	status, err := s.proxy(r, p)
+	status, err := send()
 	if err == gateway.ErrClientGone {
 		status = statusClientGone
 		panic(http.ErrAbortHandler)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -85,6 +86,8 @@ type Options struct {
 	Version string
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
+	// Ingress are the other ways to ports of sandboxes.
+	Ingress Ingress
 	// Limits that are 0 have the values that are noted with them.
 	Limits Limits
 }
@@ -104,6 +107,13 @@ type Limits struct {
 	HoldTimeout time.Duration
 	// StreamIdle is how long a connection into a sandbox may be silent; 1 hour.
 	StreamIdle time.Duration
+	// PerSandbox are the streams to one sandbox; 4096.
+	PerSandbox int
+	// RatePerSandbox are the streams to one sandbox that may begin in a second;
+	// any number.
+	RatePerSandbox float64
+	// Header is the size of a request's header in bytes; 64 KiB.
+	Header int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -115,6 +125,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Streams <= 0 {
 		l.Streams = 16384
+	}
+	if l.Header <= 0 {
+		l.Header = 64 << 10
 	}
 	return l
 }
@@ -133,6 +146,9 @@ type Server struct {
 	requests atomic.Int64
 	streams  atomic.Int64
 	draining atomic.Bool
+
+	// baseDomain and basePort are Ingress.BaseDomain.
+	baseDomain, basePort string
 }
 
 // New makes a Server. Close it when done.
@@ -156,9 +172,14 @@ func New(opts Options) (*Server, error) {
 	if s.origins, err = parseOrigins(opts.Origins); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
+	s.baseDomain, s.basePort = splitBase(opts.Ingress.BaseDomain)
+	if opts.Ingress.Mode == IngressWildcard && s.baseDomain == "" {
+		return nil, errors.New("server: endpoints as host names need a base domain")
+	}
 	s.gateway, err = gateway.New(gateway.Options{
 		Dialer: opts.Manager, Gone: s.gone, Logger: opts.Logger,
 		MaxHeld: opts.Limits.Held, HoldTimeout: opts.Limits.HoldTimeout, StreamIdle: opts.Limits.StreamIdle,
+		PerSandbox: opts.Limits.PerSandbox, RatePerSandbox: opts.Limits.RatePerSandbox,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
@@ -181,7 +202,6 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 const (
 	readHeaderTimeout = 10 * time.Second
 	keepAliveTimeout  = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
 )
 
 // HTTPServer returns a net/http server for Handler with bounds on what clients
@@ -191,23 +211,29 @@ func (s *Server) HTTPServer() *http.Server {
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       keepAliveTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    s.opts.Limits.Header,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
-// Drain makes /health answer 503, closes the listeners of hs and lets requests
+// Drain makes /health answer 503, closes the listeners of the servers and lets requests
 // in flight finish until the context ends; what is left then is broken off.
 // Tunnels are broken off when everything else is done.
-func (s *Server) Drain(ctx context.Context, hs *http.Server) error {
+func (s *Server) Drain(ctx context.Context, servers ...*http.Server) error {
 	s.draining.Store(true)
-	err := hs.Shutdown(ctx)
-	if err != nil {
-		err = fmt.Errorf("waiting for requests in flight: %w", err)
-		hs.Close()
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, hs := range servers {
+		wg.Go(func() {
+			if err := hs.Shutdown(ctx); err != nil {
+				errs[i] = fmt.Errorf("waiting for requests in flight: %w", err)
+				hs.Close()
+			}
+		})
 	}
+	wg.Wait()
 	s.gateway.Close()
-	return err
+	return errors.Join(errs...)
 }
 
 // Close breaks every connection into a sandbox off and ends the server's own

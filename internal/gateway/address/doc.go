@@ -1,4 +1,4 @@
-// Package route reads and writes the addresses of ports of sandboxes, and signs
+// Package address reads and writes the addresses of ports of sandboxes, and signs
 // them.
 //
 // A port is named by a label, "<id>-<port>", in a host name or in a header, or
@@ -16,4 +16,4 @@
 //
 // A third kind signs the cookie that stands in for a signed address. What is
 // signed begins with the kind, so that none of them can serve as another.
-package route
+package address

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/gateway"
+)
+
+const (
+	// maxAccessCookies bounds how many cookies of one name are tried: pages of
+	// the same domain can add some of their own.
+	maxAccessCookies = 4
+	// maxCookieAge is how long browsers keep a cookie at most (RFC 6265bis).
+	maxCookieAge = 400 * 24 * time.Hour
+)
+
+// admitBrowser gives a browser that opens a signed address on a host name a
+// cookie that opens the same port as long, because what the page loads by paths
+// of its own has no signature. Somebody who opens the page is sent on to the
+// address without the signature, which then is in neither the history nor the
+// Referer; it returns true when it has done that. In frames on other sites
+// browsers send no cookie, so the address stays what it is.
+func (s *Server) admitBrowser(r *request, in *ingress, now time.Time) (answered bool) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || !opensPage(r.Header) {
+		return false
+	}
+	h := r.w.Header()
+	h["Set-Cookie"] = []string{s.accessCookie(r.Request, in, now)}
+	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 && dest[0] != "document" {
+		return false
+	}
+	location := in.path
+	// More than one slash, or a backslash, would name another host.
+	if trimmed := strings.TrimLeft(location, `/\`); location == "" || len(location)-len(trimmed) != 1 {
+		location = "/" + trimmed
+	}
+	if r.URL.RawQuery != "" {
+		location += "?" + r.URL.RawQuery
+	}
+	h["Location"] = []string{location}
+	h["Cache-Control"] = []string{"no-store"}
+	h["Referrer-Policy"] = []string{"no-referrer"}
+	writeBytes(r.w, http.StatusSeeOther, nil)
+	return true
+}
+
+// opensPage is whether a browser wants a page, and not a part of one.
+func opensPage(h http.Header) bool {
+	if mode := h["Sec-Fetch-Mode"]; len(mode) > 0 {
+		return mode[0] == "navigate"
+	}
+	// Browsers before 2023 don't say.
+	for _, accept := range h["Accept"] {
+		if strings.Contains(accept, "text/html") {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) isSecure(r *http.Request) bool { return r.TLS != nil || s.opts.Ingress.Secure }
+
+func (s *Server) cookieName(r *http.Request) string {
+	if s.isSecure(r) {
+		return gateway.SecureCookieName
+	}
+	return gateway.CookieName
+}
+
+func (s *Server) accessCookie(r *http.Request, in *ingress, now time.Time) string {
+	age := maxCookieAge
+	if at, err := strconv.ParseUint(in.Expires, 36, 64); err == nil {
+		if left := at - uint64(now.Unix()); left < uint64(maxCookieAge/time.Second) {
+			age = time.Duration(left) * time.Second
+		}
+	}
+	// Max-Age=0 would remove it, and the address is valid to the end of its last
+	// second.
+	seconds := strconv.FormatInt(max(int64(age/time.Second), 1), 10)
+	c := s.cookieName(r) + "=" + s.opts.Ingress.Keys.Cookie(in.ID, in.Port, in.Expires) +
+		"; Path=/; Max-Age=" + seconds + "; HttpOnly; SameSite=Lax"
+	if s.isSecure(r) {
+		c += "; Secure"
+	}
+	return c
+}
+
+// hasCookie is whether a request carries the cookie for its port, and does so by
+// the will of the port's own pages. Host names below one domain are one site to
+// browsers, so SameSite alone would let a page of one sandbox send requests with
+// the cookie of another.
+func (s *Server) hasCookie(r *http.Request, in *ingress, now time.Time) bool {
+	keys := s.opts.Ingress.Keys
+	if keys == nil || !ownPage(r) {
+		return false
+	}
+	tried, name := 0, s.cookieName(r)
+	for _, line := range r.Header["Cookie"] {
+		for pair := range strings.SplitSeq(line, ";") {
+			k, v, _ := strings.Cut(strings.TrimSpace(pair), "=")
+			if k != name {
+				continue
+			}
+			if keys.VerifyCookie(in.ID, in.Port, v, now) {
+				return true
+			}
+			if tried++; tried == maxAccessCookies {
+				return false
+			}
+		}
+	}
+	return false
+}
+
+// ownPage is whether a browser's request comes from a page of the same origin,
+// from nowhere, or only opens a page.
+func ownPage(r *http.Request) bool {
+	for _, origin := range r.Header["Origin"] {
+		if !isOrigin(origin, r.Host) {
+			return false
+		}
+	}
+	site := r.Header["Sec-Fetch-Site"]
+	if len(site) == 0 || site[0] == "same-origin" || site[0] == "none" {
+		return true
+	}
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.Header.Get("Sec-Fetch-Mode") == "navigate"
+}
