@@ -38,12 +38,12 @@ const (
 	maxSegment = 64 << 20
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
+// checksum has the polynomial of IEEE: the tables for Castagnoli's take 0.2 ms to
+// make, in every sandbox.
 func checksum(number uint64, rest []byte) uint32 {
 	var seed [8]byte
 	binary.LittleEndian.PutUint64(seed[:], number)
-	return crc32.Update(crc32.Checksum(seed[:], castagnoli), castagnoli, rest)
+	return crc32.Update(crc32.ChecksumIEEE(seed[:]), crc32.IEEETable, rest)
 }
 
 // appendRecord adds the encoding of one record to buf.
