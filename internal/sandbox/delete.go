@@ -97,7 +97,7 @@ func (m *Manager) runDelete(e *entry, d *deletion) {
 }
 
 // remove takes a sandbox apart, in the order that lets a crash at any point be
-// continued: the intent, the host, the volumes, the record.
+// continued: the intent, the host, the volumes, what others keep, the record.
 func (m *Manager) remove(e *entry) error {
 	// When the intent can't be written the removal goes on all the same: a
 	// crash half way is then found as a sandbox that lost its process.
@@ -117,6 +117,11 @@ func (m *Manager) remove(e *entry) error {
 	}
 	if err := m.removeOwnVolumes(rctx, e); err != nil {
 		return errDelete(e.id, err)
+	}
+	if m.opts.Forget != nil {
+		if err := m.opts.Forget(e.id); err != nil {
+			return errDelete(e.id, err)
+		}
 	}
 	sctx, scancel := m.storeContext()
 	defer scancel()

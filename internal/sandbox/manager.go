@@ -68,6 +68,10 @@ type Options struct {
 	// often: each second, of so many destinations of each sandbox as become
 	// events. It is called from one goroutine and must not block.
 	OnDenial func(d Denial, count int)
+	// Forget, when set, removes what is kept for a sandbox elsewhere, such as
+	// its credentials, before its record is. It is called at least once for
+	// each, and again when it failed.
+	Forget func(id string) error
 	// BootID changes with each boot of the host, so that a restart can tell a
 	// reboot from a lost sandbox. Read from the kernel when empty.
 	BootID string

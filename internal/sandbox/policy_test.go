@@ -295,3 +295,30 @@ func TestDenialsBecomeEvents(t *testing.T) {
 		t.Errorf("stored: %s", got)
 	}
 }
+
+// What others keep goes before the record, so that none is left behind.
+func TestForget(t *testing.T) {
+	left := 1
+	var forgotten []string
+	r := newRig(t, func(r *rig) {
+		r.opts.Forget = func(id string) error {
+			if r.stored(id) == nil {
+				t.Error("the record is gone already")
+			}
+			if left--; left >= 0 {
+				return errors.New("disk full")
+			}
+			forgotten = append(forgotten, id)
+			return nil
+		}
+	})
+	id := r.run(spec()).ID
+	wantError(t, r.m.Delete(t.Context(), id), sandbox.KindUnavailable, sandbox.CodeDeleteFailed)
+	if err := r.m.Delete(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	r.wantGone(id)
+	if len(forgotten) != 1 || forgotten[0] != id {
+		t.Errorf("forgotten: %q", forgotten)
+	}
+}
