@@ -75,7 +75,7 @@ type CodeContextRequest struct {
 	// Cwd Where it starts. Made when it does not exist.
 	Cwd string `json:"cwd,omitempty,omitzero"`
 
-	// Language Or an alias of it, such as `js`.
+	// Language Or an alias of it, such as `js`; the name or the language of an installed Jupyter kernel; `kernel:` and the name of one.
 	Language string `json:"language"`
 }
 
@@ -249,7 +249,7 @@ type Language struct {
 	// Missing What the image lacks.
 	Missing string `json:"missing,omitempty,omitzero"`
 
-	// Program The file that would run it.
+	// Program The file that would run it, or `kernel:` and a name where only that Jupyter kernel can.
 	Program string `json:"program,omitempty,omitzero"`
 }
 

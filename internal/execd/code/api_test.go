@@ -75,7 +75,7 @@ func TestMissingProgram(t *testing.T) {
 	if err := json.Unmarshal(body, &list); err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != len(languages) || list[0].Language != "python" || list[0].Available || !strings.Contains(list[0].Missing, "python3") {
+	if len(list) < len(languages) || list[0].Language != "python" || list[0].Available || !strings.Contains(list[0].Missing, "python3") {
 		t.Errorf("languages: %s", body)
 	}
 }

@@ -120,6 +120,20 @@ func sameProgram(a, b string) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
+// allKernels are the kernels of the Jupyter server, if the environment names one
+// that answers, and those of the image.
+func (a *API) allKernels(ctx context.Context, in *installed) []*jupyter.Spec {
+	server, err := in.server()
+	if err != nil || server == nil {
+		return in.specs
+	}
+	theirs, err := a.ask(ctx, server)
+	if err != nil {
+		return in.specs
+	}
+	return append(theirs, in.specs...)
+}
+
 // language finds the language of a context by its name: one that has a driver,
 // a kernel, or the language of a kernel.
 func (a *API) language(ctx context.Context, name string) (*language, error) {
@@ -130,13 +144,7 @@ func (a *API) language(ctx context.Context, name string) (*language, error) {
 	if shell, _ := isShell(lower); shell {
 		return nil, refuseLanguage(name, nil)
 	}
-	in := a.kernels(a.opts.Guest().Cwd)
-	specs := in.specs
-	if server, err := in.server(); err == nil && server != nil {
-		// One that does not answer has no kernels.
-		theirs, _ := a.ask(ctx, server)
-		specs = append(theirs, specs...)
-	}
+	specs := a.allKernels(ctx, a.kernels(a.opts.Guest().Cwd))
 	wanted, only := strings.CutPrefix(lower, kernelPrefix)
 	spec := named(specs, wanted)
 	if spec == nil && !only {

@@ -303,6 +303,15 @@ func TestKernelChoice(t *testing.T) {
 		python := filepath.Join(environment(t, "jupyter"), "bin/python")
 		s.install("irkernel", map[string]any{"argv": []string{python, "-m", "ipykernel_launcher", "-f", "{connection_file}"}, "language": "R"})
 		s.check("kernel", step{result: "method"}, s.do("r", "get_ipython"))
+		_, list := s.call("GET", "/code/languages", nil)
+		for _, want := range []string{
+			`{"language":"r","available":true,"program":"kernel:irkernel"}`,
+			`{"language":"kernel:irkernel","available":true,"program":"` + python + `"}`,
+		} {
+			if !strings.Contains(string(list), want) {
+				t.Errorf("the list of languages lacks %s: %s", want, list)
+			}
+		}
 		status, body := s.call("POST", "/code", map[string]any{"code": "1", "context": map[string]string{"language": "ruby"}})
 		s.refused("no kernel", status, body, 500, "RUNTIME_ERROR", "it has no program ruby")
 	})

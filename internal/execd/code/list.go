@@ -1,9 +1,11 @@
 package code
 
 import (
+	"context"
 	"net/http"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/execd/code/jupyter"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
@@ -16,7 +18,8 @@ type languageInfo struct {
 	Aliases  []string `json:"aliases,omitempty"`
 	// Available says whether this image can run it.
 	Available bool `json:"available"`
-	// Program is the file that would run it.
+	// Program is the file that would run it, or the kernel where only a kernel
+	// can.
 	Program string `json:"program,omitempty"`
 	// Missing says what the image lacks.
 	Missing string `json:"missing,omitempty"`
@@ -26,12 +29,19 @@ type languageInfo struct {
 func (a *API) listLanguages(w http.ResponseWriter, r *http.Request) error {
 	g := a.opts.Guest()
 	_, path := g.Environ(g.Identity, nil)
+	in := a.kernels(g.Cwd)
+	ctx, cancel := context.WithTimeout(r.Context(), probeWait)
+	defer cancel()
+	specs := a.allKernels(ctx, in)
 	list := []languageInfo{}
 	for _, l := range languages {
 		info := languageInfo{Language: l.name, Aliases: l.aliases}
 		program, err := l.find(path, g.Cwd)
 		if err != nil {
 			info.Missing = l.missing()
+			if k := first(specs, l.names()...); k != nil {
+				info.Missing, info.Available, info.Program = "", true, kernelPrefix+k.Name
+			}
 		} else {
 			info.Program = program
 			info.Missing = a.probe(l)
@@ -39,8 +49,27 @@ func (a *API) listLanguages(w http.ResponseWriter, r *http.Request) error {
 		}
 		list = append(list, info)
 	}
+	for _, k := range specs {
+		list = append(list, kernelInfo(in, k))
+	}
 	web.JSON(w, http.StatusOK, list)
 	return nil
+}
+
+// kernelInfo describes a kernel, which is asked for by its own name.
+func kernelInfo(in *installed, k *jupyter.Spec) languageInfo {
+	info := languageInfo{Language: kernelPrefix + k.Name, Available: true}
+	if k.Dir == "" {
+		// It is on a server, which knows how to start it.
+		return info
+	}
+	program, err := k.Program(in.look)
+	if err != nil {
+		info.Available, info.Missing = false, k.Argv[0]
+		return info
+	}
+	info.Program = program
+	return info
 }
 
 // probe says what a language lacks though its program is there; empty for
