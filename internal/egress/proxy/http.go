@@ -194,6 +194,13 @@ func (s *session) passAnswers(r *request, server *bufio.Reader) (next, upgraded 
 			reset(s.client) // nobody asked for it
 			return false, false
 		}
+		// What of the body is there already goes with the head.
+		if n := min(a.length, int64(server.Buffered())); n > 0 {
+			b, _ := server.Peek(int(n))
+			head = append(head, b...)
+			_, _ = server.Discard(int(n))
+			a.length -= n
+		}
 		if _, err := s.client.Write(head); err != nil {
 			return false, false
 		}
@@ -260,6 +267,7 @@ func parseAnswer(head []byte, method string) (answer, error) {
 	return a, nil
 }
 
+// passBody passes the rest of the body on.
 func (a answer) passBody(s *session, server *bufio.Reader) error {
 	if a.length != untilEnd {
 		return passBody(s.client, server, s.server, a.length)

@@ -1,0 +1,382 @@
+package test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/test/harness"
+)
+
+// insideMarker tells the test process in the network namespace of its own from
+// the one that started it.
+const insideMarker = "PADDOCK_ATTACK_INSIDE"
+
+// inOwnNetwork runs the test again in a network namespace of its own, which is
+// "the host" to it, and reports whether the caller is there. Nothing leaves the
+// machine, and its network is not touched.
+func inOwnNetwork(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideMarker) != "" {
+		return true
+	}
+	harness.Require(t, os.Geteuid() == 0, "root, to make network namespaces")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v=true", "-test.count=1")
+	cmd.Env = append(os.Environ(), insideMarker+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if err != nil || testing.Verbose() {
+		t.Logf("%s", out.Bytes())
+	}
+	if err != nil {
+		t.Errorf("in a network of its own: %v", err)
+	}
+	if bytes.Contains(out.Bytes(), []byte("--- SKIP: "+t.Name()+" ")) {
+		t.Skip("skipped inside; see there")
+	}
+	return false
+}
+
+// world is what is outside of the host: servers on public, private and special
+// addresses, and a witness who sees every packet.
+type world struct {
+	ns *os.File
+	// gateway is an address that the zone gives for a name.
+	mu      sync.Mutex
+	gateway netip.Addr
+	seen    bytes.Buffer
+	queries map[string]int
+}
+
+// worldAddresses are the world's; documentation ranges stand for public ones.
+var worldAddresses = []string{
+	"203.0.113.10/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.53/24", "203.0.113.66/24",
+	"10.99.0.1/32", "169.254.169.254/32", "100.100.100.200/32",
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{queries: map[string]int{}}
+	w.in(t, true, func() (err error) {
+		w.ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	t.Cleanup(func() { w.ns.Close() })
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(linkUp("lo"))
+	must(netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "wan0"}, PeerName: "wan0", PeerNamespace: netlink.NsFd(int(w.ns.Fd())),
+	}))
+	must(linkUp("wan0", "203.0.113.1/24"))
+	must(addRoute("0.0.0.0/0", "203.0.113.10"))
+	w.in(t, false, func() error {
+		return errors.Join(linkUp("lo"), linkUp("wan0", worldAddresses...), addRoute("0.0.0.0/0", "203.0.113.1"), w.witness(t))
+	})
+	w.in(t, false, func() error { return w.serve(t) })
+	return w
+}
+
+// in runs f on a thread in the world's network namespace, or in a new one.
+func (w *world) in(t *testing.T, fresh bool, f func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and ends the thread
+		var err error
+		if fresh {
+			err = unix.Unshare(unix.CLONE_NEWNET)
+		} else {
+			err = unix.Setns(int(w.ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func linkUp(name string, addresses ...string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, s := range addresses {
+		a, err := netlink.ParseAddr(s)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(l, a); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(l)
+}
+
+func addRoute(dst, gateway string) error {
+	_, d, err := net.ParseCIDR(dst)
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Dst: d, Gw: net.ParseIP(gateway)})
+}
+
+// witness keeps what arrives.
+func (w *world) witness(t *testing.T) error {
+	const ethPAll = 0x300 // ETH_P_ALL in network order
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, ethPAll)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20); err != nil {
+		return err
+	}
+	// So that the end of the test ends the reading.
+	tv := unix.NsecToTimeval(int64(100 * time.Millisecond))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	t.Cleanup(func() {
+		close(done)
+		<-stopped
+		unix.Close(fd)
+	})
+	go func() {
+		defer close(stopped)
+		b := make([]byte, 64<<10)
+		for {
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			select {
+			case <-done:
+				return
+			default:
+			}
+			ll, ok := from.(*unix.SockaddrLinklayer)
+			if err != nil || !ok || ll.Pkttype == unix.PACKET_OUTGOING {
+				continue
+			}
+			w.mu.Lock()
+			w.seen.Write(b[:n])
+			w.seen.WriteByte('\n')
+			w.mu.Unlock()
+		}
+	}()
+	return nil
+}
+
+var marks int
+
+// saw reports whether the token arrived, once all that was sent before has.
+func (w *world) saw(t *testing.T, token string) bool {
+	t.Helper()
+	marks++
+	mark := fmt.Sprintf("mark-%d-end", marks)
+	c, err := net.Dial("udp", "203.0.113.66:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, mark)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		all := bytes.ToLower(w.seen.Bytes())
+		marked := bytes.Contains(all, []byte(mark))
+		found := bytes.Contains(all, []byte(token))
+		if marked {
+			w.seen.Reset()
+		}
+		w.mu.Unlock()
+		if marked {
+			return found
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the witness sees nothing")
+		}
+	}
+}
+
+// serve starts the servers, each on all addresses of the world.
+func (w *world) serve(t *testing.T) error {
+	welcome := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(rw, "welcome "+r.URL.Path)
+	})
+	certificate, err := selfSigned()
+	if err != nil {
+		return err
+	}
+	for _, port := range []string{"80", "8080", "443", "8443", "853"} {
+		l, err := net.Listen("tcp4", ":"+port)
+		if err != nil {
+			return err
+		}
+		srv := &http.Server{Handler: welcome, Protocols: new(http.Protocols), ErrorLog: quiet}
+		srv.Protocols.SetHTTP1(true)
+		switch port {
+		case "8080":
+			srv.Protocols.SetUnencryptedHTTP2(true)
+		case "443", "8443", "853":
+			l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate},
+				CipherSuites: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}})
+		}
+		go srv.Serve(l)
+		t.Cleanup(func() { srv.Close() })
+	}
+	for _, e := range []struct{ port, greeting string }{{"7000", ""}, {"7002", "220 ready\r\n"}} {
+		l, err := net.Listen("tcp4", ":"+e.port)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go acceptAll(l, func(c net.Conn) {
+			io.WriteString(c, e.greeting)
+			io.Copy(c, c)
+		})
+	}
+	for _, port := range []string{"7001", "443", "853"} {
+		c, err := net.ListenPacket("udp4", "203.0.113.10:"+port)
+		if err != nil {
+			return err
+		}
+		evil, err := net.ListenPacket("udp4", "203.0.113.66:"+port)
+		if err != nil {
+			return err
+		}
+		for _, c := range []net.PacketConn{c, evil} {
+			t.Cleanup(func() { c.Close() })
+			go echo(c)
+		}
+	}
+	return w.resolve(t)
+}
+
+func acceptAll(l net.Listener, f func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			f(c)
+		}()
+	}
+}
+
+func echo(c net.PacketConn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		c.WriteTo(b[:n], from)
+	}
+}
+
+// resolve serves DNS on the usual port and on mDNS's.
+func (w *world) resolve(t *testing.T) error {
+	for _, at := range []string{"203.0.113.53:53", "203.0.113.66:53", "203.0.113.10:53", "203.0.113.66:5353"} {
+		pc, err := net.ListenPacket("udp4", at)
+		if err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp4", at)
+		if err != nil {
+			return err
+		}
+		for _, srv := range []*dns.Server{{PacketConn: pc, Handler: dns.HandlerFunc(w.answer)}, {Listener: l, Handler: dns.HandlerFunc(w.answer)}} {
+			started := make(chan struct{})
+			srv.NotifyStartedFunc = func() { close(started) }
+			go srv.ActivateAndServe()
+			<-started
+			t.Cleanup(func() { srv.Shutdown() })
+		}
+	}
+	return nil
+}
+
+// zone is what the names are, as records; what is beneath wild.example and not
+// here is the allowed server, everything else the evil one.
+var zone = map[string]string{
+	"allowed.example":            "A 203.0.113.10",
+	"other.wild.example":         "A 203.0.113.12",
+	"private.wild.example":       "A 10.99.0.1",
+	"metadata.wild.example":      "A 169.254.169.254",
+	"host.wild.example":          "A 203.0.113.1",
+	"mapped.wild.example":        "AAAA ::ffff:10.99.0.1",
+	"nat64.wild.example":         "AAAA 64:ff9b::a63:1",
+	"alias-private.wild.example": "CNAME inner.example.\ninner.example. 60 IN A 10.99.0.1",
+	"to-allowed.example":         "CNAME allowed.example.\nallowed.example. 60 IN A 203.0.113.10",
+	"bound.wild.example":         "HTTPS 1 . alpn=h2 ipv4hint=203.0.113.66",
+}
+
+func (w *world) answer(rw dns.ResponseWriter, q *dns.Msg) {
+	m := new(dns.Msg)
+	m.SetReply(q)
+	name := strings.ToLower(q.Question[0].Name)
+	plain := strings.TrimSuffix(name, ".")
+	w.mu.Lock()
+	w.queries[plain]++
+	gateway := w.gateway
+	w.mu.Unlock()
+	text, ok := zone[plain]
+	switch {
+	case ok:
+	case plain == "gateway.wild.example" && gateway.IsValid():
+		text = "A " + gateway.String()
+	case strings.HasSuffix(plain, ".wild.example"):
+		text = "A 203.0.113.10"
+	default:
+		text = "A 203.0.113.66"
+	}
+	z := dns.NewZoneParser(strings.NewReader(name+" 60 IN "+text+"\n"), ".", "")
+	for rr, ok := z.Next(); ok; rr, ok = z.Next() {
+		m.Answer = append(m.Answer, rr)
+	}
+	rw.WriteMsg(m)
+}
+
+func selfSigned() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"allowed.example"},
+	}, &x509.Certificate{SerialNumber: big.NewInt(1)}, &key.PublicKey, key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}

