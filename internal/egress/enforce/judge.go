@@ -73,7 +73,9 @@ func (e *Enforcer) judgeName(s *sandbox, c proxy.Claim) proxy.Verdict {
 		v.Allow = false
 		v.Reason = fmt.Sprintf("%q was not looked up, or %s is none of its addresses", c.Name, c.To.Addr())
 	case d.HTTP != nil:
-		v.Request = e.requests(s, c, d)
+		v.Named, v.Request = true, e.requests(s, c, d)
+	default:
+		v.Named = true
 	}
 	return v
 }

@@ -302,8 +302,8 @@ func (s *session) misdirected(host string) string {
 
 // injection finds what a request gets.
 func (s *session) injection(r *rules, method, target string) (*vault.Injection, *refusal) {
-	// Without a rule that names the host nothing says that the address is its.
-	if r.host == nil || s.c.Verdict.Rule < 0 {
+	// Where a rule allows the address only, nothing says that it is the host's.
+	if r.host == nil || !s.c.Verdict.Named {
 		return nil, nil
 	}
 	path, _, _ := strings.Cut(target, "?")

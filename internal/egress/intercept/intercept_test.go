@@ -139,7 +139,9 @@ func TestOnlyWhereItIsBound(t *testing.T) {
 }
 
 func TestPlainHTTP(t *testing.T) {
-	h, ch := listening(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "you sent "+r.Header.Get("Authorization")) })
+	h, ch := listening(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "you sent "+r.Header.Get("Authorization"))
+	})
 	r := newRig(t, rigOptions{plain: true}, h)
 	r.bind(`,"schemes":["http"]`, bearer)
 	req := r.request("GET", "/x", "")

@@ -147,7 +147,7 @@ func (j judge) Judge(_ netip.Addr, c proxy.Claim) proxy.Verdict {
 	if c.Name != "" && c.Name != testHost {
 		return proxy.Verdict{Rule: -1, Reason: "the host is not in the policy"}
 	}
-	return proxy.Verdict{Allow: true, Rule: j.rule, Request: j.request}
+	return proxy.Verdict{Allow: true, Rule: j.rule, Named: j.rule >= 0, Request: j.request}
 }
 
 // bind makes the sandbox's vault. Credentials are c (testValue) and those given

@@ -45,6 +45,9 @@ type Verdict struct {
 	Rule int
 	// Name is the name that a connection is allowed by which gives none.
 	Name string
+	// Named says that a rule allows the name of the claim, and that the address
+	// was given to the sandbox as one of it.
+	Named bool
 	// Reason says why something is denied, to the user and to the sandbox.
 	Reason string
 	// Request, if not nil, decides about each HTTP request: it returns why

@@ -39,6 +39,9 @@ type session struct {
 	mu sync.Mutex
 	// claim is what was allowed last, for Recheck.
 	claim Claim
+	// intercepted is set for a connection that was handed over, and conditional
+	// when that was under conditions on its requests.
+	intercepted, conditional bool
 
 	// server is set once dialled is closed, unless dialErr is.
 	dialled chan struct{}
@@ -92,7 +95,13 @@ func (s *session) judge(c Claim) Verdict {
 func (s *session) recheck() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.claim.To.IsValid() && !s.p.o.Judge.Judge(s.source.Addr(), s.claim).Allow {
+	if !s.claim.To.IsValid() {
+		return
+	}
+	v := s.p.o.Judge.Judge(s.source.Addr(), s.claim)
+	// An intercepted connection keeps the verdict of its beginning, whose
+	// conditions on requests may be others now.
+	if !v.Allow || s.intercepted && (s.conditional || v.Request != nil || !v.Named) {
 		s.cancel()
 	}
 }
@@ -283,6 +292,9 @@ func (s *session) decide(f first, b []byte) {
 }
 
 func (s *session) intercept(b []byte, claim Claim, v Verdict) {
+	s.mu.Lock()
+	s.intercepted, s.conditional = true, v.Request != nil
+	s.mu.Unlock()
 	c := &Conn{TCPConn: s.client, peeked: b, Sandbox: s.id, Source: s.source, Original: s.to,
 		Name: claim.Name, Protocol: claim.Protocol, Verdict: v}
 	var once sync.Once
