@@ -21,7 +21,7 @@ import (
 
 // running is a server that accepts requests.
 type running struct {
-	http   *http.Server
+	http   []*http.Server // the API's and, with a listener of its own, the gateway's
 	info   serverInfo
 	file   string // server.json
 	lock   *dataLock
@@ -33,7 +33,7 @@ type running struct {
 // locked, and the lock is the returned server's. key is the API key, empty for
 // none. command is set when the server lives inside a command.
 func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command string, log *slog.Logger) (_ *running, err error) {
-	r := &running{lock: lock, file: filepath.Join(cfg.Storage.DataDir, serverFile), failed: make(chan error, 1)}
+	r := &running{lock: lock, file: filepath.Join(cfg.Storage.DataDir, serverFile), failed: make(chan error, 2)}
 	// Left by a server that was killed: nobody may be sent to it.
 	if err := os.Remove(r.file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing the traces of the last server: %w", err)
@@ -48,6 +48,15 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 			err = errors.Join(err, l.Close())
 		}
 	}()
+	gateway, gatewayPort, err := listenGateway(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && gateway != nil {
+			err = errors.Join(err, gateway.Close())
+		}
+	}()
 	r.info = serverInfo{URL: "http://" + reachable(l.Addr()), PID: os.Getpid(), APIKey: key, Command: command}
 	if cfg.Server.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(cfg.Server.TLSCert, cfg.Server.TLSKey)
@@ -56,8 +65,12 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 		}
 		sum := sha256.Sum256(cert.Certificate[0])
 		r.info.URL, r.info.CertSHA256 = "https://"+reachable(l.Addr()), hex.EncodeToString(sum[:])
-		// HTTP/1.1 only: upgrades and streams through the gateway need it.
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+		// Clients that want to upgrade a connection ask for HTTP/1.1.
+		secure := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+		l = tls.NewListener(l, secure)
+		if gateway != nil {
+			gateway = tls.NewListener(gateway, secure)
+		}
 	}
 	// From here on local commands find the server; what they send waits in the
 	// listener's queue until there is somebody to answer.
@@ -76,12 +89,32 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 	if err := requireMachine(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if r.stack, err = openStack(ctx, cfg, key, log); err != nil {
+	if r.stack, err = openStack(ctx, cfg, key, gatewayPort, log); err != nil {
 		return nil, err
 	}
-	r.http = r.stack.api.HTTPServer()
-	go func() { r.failed <- r.http.Serve(l) }()
+	r.serve(r.stack.api.HTTPServer(), l)
+	if gateway != nil {
+		r.serve(r.stack.api.IngressServer(), gateway)
+	}
 	return r, nil
+}
+
+func (r *running) serve(hs *http.Server, l net.Listener) {
+	r.http = append(r.http, hs)
+	go func() { r.failed <- hs.Serve(l) }()
+}
+
+// listenGateway opens the gateway's own listener. It returns nil when there is
+// none.
+func listenGateway(cfg *config.Loaded) (net.Listener, int, error) {
+	if cfg.Gateway.Listen == "" {
+		return nil, 0, nil
+	}
+	l, err := net.Listen(network(cfg.Gateway.Listen), cfg.Gateway.Listen)
+	if err != nil {
+		return nil, 0, fmt.Errorf("gateway.listen (%s): %w", cfg.Source("gateway.listen"), err)
+	}
+	return l, l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // network keeps a server that is told to listen on 0.0.0.0 off IPv6, which Go
@@ -112,7 +145,7 @@ func (r *running) stop(drain time.Duration) error {
 	errs := []error{os.Remove(r.file)}
 	// Streams have no end of their own, so running out of time is no failure;
 	// their clients come back to the next server.
-	if err := r.stack.api.Drain(ctx, r.http); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := r.stack.api.Drain(ctx, r.http...); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		errs = append(errs, err)
 	}
 	errs = append(errs, r.stack.close(), r.lock.release())

@@ -147,6 +147,7 @@ func (a *app) serveInside(ctx context.Context, command string) (*connection, err
 		{Key: "server.public_host", Value: "", Source: source},
 		{Key: "server.tls_cert", Value: "", Source: source},
 		{Key: "server.tls_key", Value: "", Source: source},
+		{Key: "gateway.listen", Value: "", Source: source},
 		// One sandbox needs no supply of shells.
 		{Key: "pool.size", Value: "0", Source: source},
 	})

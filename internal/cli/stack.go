@@ -28,9 +28,9 @@ type stack struct {
 	closers []func() error
 }
 
-// openStack opens images, engine, records, manager and API, in that order. The
-// context bounds the opening only. The data directory is locked by the caller.
-func openStack(ctx context.Context, cfg *config.Loaded, key string, log *slog.Logger) (_ *stack, err error) {
+// openStack opens images, engine, records, manager and API, in that order.
+// gatewayPort is that of the gateway's own listener, 0 for none. The context bounds the opening only. The data directory is locked by the caller.
+func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort int, log *slog.Logger) (_ *stack, err error) {
 	s := &stack{}
 	defer func() {
 		if err != nil {
@@ -84,6 +84,10 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, log *slog.Lo
 		return manager.Close(ctx)
 	})
 
+	ingress, err := ingressOptions(cfg, gatewayPort)
+	if err != nil {
+		return nil, err
+	}
 	api, err := server.New(server.Options{
 		Manager: manager, Images: images,
 		APIKey: key, NoAuth: cfg.Server.InsecureNoAuth,
@@ -91,7 +95,11 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, log *slog.Lo
 		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),
 		Origins:    cfg.Server.CORSOrigins,
 		Version:    Version, Logger: log,
-		Limits: server.Limits{Body: int64(cfg.Server.MaxBodyBytes)},
+		Ingress: ingress, H2C: cfg.Gateway.H2C,
+		Limits: server.Limits{
+			Body: int64(cfg.Server.MaxBodyBytes), Header: int(cfg.Gateway.MaxHeaderBytes),
+			PerSandbox: cfg.Gateway.MaxConnections, RatePerSandbox: float64(cfg.Gateway.RequestsPerSecond),
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the API: %w", err)

@@ -17,6 +17,7 @@ import (
 func (l *loader) check() {
 	c := l.out.Config
 	l.checkServer(&c.Server)
+	l.checkGateway(&c.Gateway)
 	l.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	l.oneOf("log.format", c.Log.Format, "text", "json")
 	l.checkSandbox(&c.Sandbox)
@@ -100,11 +101,7 @@ func (l *loader) checkServer(s *Server) {
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		l.wrong("server.tls_cert", s.TLSCert, "server.tls_cert and server.tls_key belong together: set both or neither")
 	}
-	if s.PublicHost != "" {
-		if u, err := url.Parse("http://" + s.PublicHost); err != nil || u.Host != s.PublicHost || strings.ContainsAny(s.PublicHost, "/@? ") {
-			l.wrong("server.public_host", s.PublicHost, `want "host" or "host:port", without a scheme or a path`)
-		}
-	}
+	l.publicHost("server.public_host", s.PublicHost)
 	l.size("server.max_body_bytes", s.MaxBodyBytes, 64<<10)
 	l.duration("server.shutdown_timeout", s.ShutdownTimeout, 0, 10*time.Minute)
 	for _, origin := range s.CORSOrigins {
@@ -112,6 +109,15 @@ func (l *loader) checkServer(s *Server) {
 		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.TrimSuffix(u.Path, "/") != "") {
 			l.wrong("server.cors_origins", origin, `each entry is an origin such as "https://console.example.com", or "*"`)
 		}
+	}
+}
+
+func (l *loader) publicHost(key, host string) {
+	if host == "" {
+		return
+	}
+	if u, err := url.Parse("http://" + host); err != nil || u.Host != host || strings.ContainsAny(host, "/@? ") {
+		l.wrong(key, host, `want "host" or "host:port", without a scheme or a path`)
 	}
 }
 

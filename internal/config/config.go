@@ -17,6 +17,8 @@ type Config struct {
 	Image Image `toml:"image"`
 	// Where paddock keeps its data, and what of the host sandboxes may mount.
 	Storage Storage `toml:"storage"`
+	// How the ports of sandboxes are reached, besides the API's own proxy.
+	Gateway Gateway `toml:"gateway"`
 	// The network of sandboxes.
 	Network Network `toml:"network"`
 	// What becomes of what network policies refuse.
@@ -125,6 +127,51 @@ type Storage struct {
 	MinFree Size `toml:"min_free"`
 }
 
+// Gateway is the [gateway] section.
+type Gateway struct {
+	// Form of the addresses that the endpoints route gives out: "proxy"
+	// (beneath the API's own path), "path" (/ID/PORT/…), "header" (the header
+	// OpenSandbox-Ingress-To) or "wildcard" (a host name for each port, which
+	// needs base_domain). Requests are understood in every form. Signed
+	// addresses are host names with "proxy" if there is a base_domain, else
+	// paths.
+	Mode string `toml:"mode"`
+	// Address and port for the forms "path", "header" and "wildcard". Empty
+	// means that they are served by server.listen, paths beneath /ingress. The
+	// certificate is that of server.tls_cert.
+	Listen string `toml:"listen"`
+	// Domain, or domain and port, below which each port of each sandbox has a
+	// host name, ID-PORT.DOMAIN. All names below it must lead here, and a
+	// certificate must hold for them. Without a port, clients are told that of
+	// public_host or of the listener. Use a domain for this alone: browsers let
+	// pages set cookies for the whole of a domain.
+	BaseDomain string `toml:"base_domain"`
+	// Host, or host and port, in the addresses of the forms "path" and
+	// "header". Empty means that of the API, with the port of gateway.listen.
+	PublicHost string `toml:"public_host"`
+	// Keys for the protocol's short signatures, each "NAME=KEY" with a name of
+	// one character (0-9, a-z) and the key in base64. The first one signs, all
+	// are accepted. Empty, which is better, means long signatures with the key
+	// in the file "gateway-key" in the data directory, which is made at the
+	// first start.
+	SigningKeys []string `toml:"signing_keys" secret:"true"`
+	// Clients come by TLS that ends in a proxy in front of this server. Cookies
+	// are marked Secure then, and applications are told https. Set it only when
+	// there is no other way in.
+	BehindTLS bool `toml:"behind_tls"`
+	// Accept HTTP/2 without TLS (h2c, with prior knowledge) on server.listen
+	// and gateway.listen. With TLS, HTTP/2 is always offered.
+	H2C bool `toml:"h2c"`
+	// Requests and connections that may be open to one sandbox. Further ones
+	// are answered with 429.
+	MaxConnections int `toml:"max_connections"`
+	// Requests to one sandbox in a second. Further ones are answered with 429.
+	// 0 means any number.
+	RequestsPerSecond int `toml:"requests_per_second"`
+	// Largest header of a request, to the API too. Beyond it the answer is 431.
+	MaxHeaderBytes Size `toml:"max_header_bytes"`
+}
+
 // Network is the [network] section.
 type Network struct {
 	// IPv4 range from which sandboxes get their addresses. It must not overlap
@@ -179,6 +226,7 @@ func Default() *Config {
 			AllowedHostPaths: []string{},
 			MinFree:          1 << 30,
 		},
+		Gateway: Gateway{Mode: "proxy", SigningKeys: []string{}, MaxConnections: 4096, MaxHeaderBytes: 64 << 10},
 		Network: Network{Subnet: "10.213.0.0/16", DNSUpstreams: []string{}, AllowedRanges: []string{}},
 		Runtime: Runtime{OCI: "crun"},
 	}

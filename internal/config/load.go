@@ -131,9 +131,9 @@ func (l *loader) suggest(name string) string {
 	}
 	// The right key in the wrong section is the other common slip.
 	_, last, _ := strings.Cut(name, ".")
-	for _, n := range names {
-		if _, key, _ := strings.Cut(n, "."); key == last || key == name {
-			return fmt.Sprintf(" Did you mean %q?", n)
+	for _, k := range keys() {
+		if _, key, _ := strings.Cut(k.name, "."); key == last || key == name {
+			return fmt.Sprintf(" Did you mean %q?", k.name)
 		}
 	}
 	return " `paddock config --markdown` lists all keys."

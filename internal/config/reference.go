@@ -139,6 +139,11 @@ func (l *Loaded) Values() map[string]map[string]any {
 				v = mask
 			}
 			out[k.section][short] = v
+		case []string:
+			if k.secret && len(v) > 0 {
+				v = []string{mask}
+			}
+			out[k.section][short] = v
 		default:
 			out[k.section][short] = v
 		}
@@ -148,7 +153,10 @@ func (l *Loaded) Values() map[string]map[string]any {
 
 func (l *Loaded) shown(k *key) string {
 	f := k.field(l.Config)
-	if k.secret && !f.IsZero() {
+	switch list, isList := f.Interface().([]string); {
+	case k.secret && len(list) > 0:
+		return `["` + mask + `"]`
+	case k.secret && !isList && !f.IsZero():
 		return `"` + mask + `"`
 	}
 	return format(f)

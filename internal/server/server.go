@@ -86,6 +86,8 @@ type Options struct {
 	Version string
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
+	// H2C accepts HTTP/2 without TLS.
+	H2C bool
 	// Ingress are the other ways to ports of sandboxes.
 	Ingress Ingress
 	// Limits that are 0 have the values that are noted with them.
@@ -207,18 +209,25 @@ const (
 // HTTPServer returns a net/http server for Handler with bounds on what clients
 // may do before their request is known. The caller gives it a listener.
 func (s *Server) HTTPServer() *http.Server {
-	return &http.Server{
+	hs := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       keepAliveTimeout,
 		MaxHeaderBytes:    s.opts.Limits.Header,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	if s.opts.H2C {
+		hs.Protocols = new(http.Protocols)
+		hs.Protocols.SetHTTP1(true)
+		hs.Protocols.SetHTTP2(true)
+		hs.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return hs
 }
 
-// Drain makes /health answer 503, closes the listeners of the servers and lets requests
-// in flight finish until the context ends; what is left then is broken off.
-// Tunnels are broken off when everything else is done.
+// Drain makes /health answer 503, closes the listeners of the servers and lets
+// requests in flight finish until the context ends; what is left then is broken
+// off. Tunnels are broken off when everything else is done.
 func (s *Server) Drain(ctx context.Context, servers ...*http.Server) error {
 	s.draining.Store(true)
 	errs := make([]error, len(servers))
