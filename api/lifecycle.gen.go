@@ -791,12 +791,18 @@ type PatchNetworkPolicyParams struct {
 	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
 }
 
+// SetNetworkPolicyJSONBody defines parameters for SetNetworkPolicy.
+type SetNetworkPolicyJSONBody = NetworkPolicy
+
 // SetNetworkPolicyParams defines parameters for SetNetworkPolicy.
 type SetNetworkPolicyParams struct {
 	// IfMatch The `ETag` of an earlier answer. The change is made only if the policy
 	// is still that one, and is a conflict otherwise.
 	IfMatch PolicyMatch `json:"If-Match,omitempty,omitzero"`
 }
+
+// ReplaceNetworkPolicyJSONBody defines parameters for ReplaceNetworkPolicy.
+type ReplaceNetworkPolicyJSONBody = NetworkPolicy
 
 // ReplaceNetworkPolicyParams defines parameters for ReplaceNetworkPolicy.
 type ReplaceNetworkPolicyParams struct {
@@ -830,10 +836,10 @@ type DeleteNetworkPolicyRulesJSONRequestBody = DeleteNetworkPolicyRulesJSONBody
 type PatchNetworkPolicyJSONRequestBody = PatchNetworkPolicyJSONBody
 
 // SetNetworkPolicyJSONRequestBody defines body for SetNetworkPolicy for application/json ContentType.
-type SetNetworkPolicyJSONRequestBody = NetworkPolicy
+type SetNetworkPolicyJSONRequestBody = SetNetworkPolicyJSONBody
 
 // ReplaceNetworkPolicyJSONRequestBody defines body for ReplaceNetworkPolicy for application/json ContentType.
-type ReplaceNetworkPolicyJSONRequestBody = NetworkPolicy
+type ReplaceNetworkPolicyJSONRequestBody = ReplaceNetworkPolicyJSONBody
 
 // RenewSandboxExpirationJSONRequestBody defines body for RenewSandboxExpiration for application/json ContentType.
 type RenewSandboxExpirationJSONRequestBody = RenewRequest

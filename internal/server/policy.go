@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -171,17 +172,23 @@ func (s *Server) keepingCredentials(id string, edit policyEdit) policyEdit {
 
 func versionTag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
+// ifMatch is what If-Match may say: the ETag of an answer, or that any will do.
+var ifMatch = regexp.MustCompile(`^(\*|"([0-9]{1,18})")$`)
+
 // wantedVersion is -1 when any will do.
 func wantedVersion(h http.Header) (int64, error) {
-	tag := h.Get("If-Match")
-	if tag == "" || tag == "*" {
+	tags := h["If-Match"]
+	if len(tags) == 0 {
 		return -1, nil
 	}
-	n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
-	if err != nil || n < 0 {
-		return 0, invalid(sandbox.CodeInvalidParameter, "The header If-Match is %s; it must be the ETag of an earlier answer.", quote(tag))
+	m := ifMatch.FindStringSubmatch(tags[0])
+	if len(tags) > 1 || m == nil {
+		return 0, invalid(sandbox.CodeInvalidParameter, "The header If-Match is %s; it must be the ETag of an earlier answer, with its quotes, or *.", quote(strings.Join(tags, ", ")))
 	}
-	return n, nil
+	if m[2] == "" {
+		return -1, nil
+	}
+	return strconv.ParseInt(m[2], 10, 64) // 18 digits fit
 }
 
 type policyEdit = func(*policy.Policy) (*policy.Policy, error)

@@ -63,6 +63,10 @@ func TestPolicyRoutes(t *testing.T) {
 		tag := call("GET", "").header.Get("ETag")
 		f.call("PUT", path, somePolicy, append(auth, "If-Match", tag)...).is(200, "")
 		f.call("PUT", path, somePolicy, append(auth, "If-Match", tag)...).is(409, "")
+		f.call("PUT", path, somePolicy, append(auth, "If-Match", "*")...).is(200, "")
+		for _, bad := range []string{`W/"1"`, "1", `"1", "2"`, `"-1"`, `"9999999999999999999"`} {
+			f.call("PUT", path, somePolicy, append(auth, "If-Match", bad)...).is(400, "").holds("If-Match")
+		}
 	}
 	f.call("PUT", api, somePolicy, "OPEN-SANDBOX-API-KEY", "").is(401, codeMissingKey)
 	f.call("GET", "/v1/sandboxes/none/networkpolicy", "").is(404, sandbox.CodeNotFound)

@@ -336,11 +336,22 @@ check("isolation: says whether it is there", async (sandbox) => {
   throw new Skip(`isolated runs are not available, and the server says so: ${capabilities.message}`);
 });
 
-check("snapshots and egress: there, or refused clearly", async (sandbox) => {
+check("egress: policy", async () => {
+  const made = await create({ networkPolicy: { defaultAction: "deny", egress: [{ action: "allow", target: "Example.com" }] } });
+  try {
+    equal(JSON.stringify((await made.getEgressPolicy()).egress), JSON.stringify([{ action: "allow", target: "example.com" }]), "rules");
+    await made.patchEgressRules([{ action: "deny", target: "bad.example.com" }]);
+    equal((await made.getEgressPolicy()).egress.map((r) => r.target).join(), "bad.example.com,example.com", "rules, the new one first");
+    equal((await made.getEgressPolicy()).defaultAction, "deny", "the default");
+  } finally {
+    await made.kill();
+  }
+});
+
+check("snapshots: there, or refused clearly", async (sandbox) => {
   const missing = [];
   for (const [what, run] of [
     ["snapshots", () => sandbox.sandboxes.createSnapshot(sandbox.id, { name: "one" })],
-    ["networkPolicy", async () => (await create({ networkPolicy: { defaultAction: "deny", egress: [] } })).kill()],
   ]) {
     try {
       await run();

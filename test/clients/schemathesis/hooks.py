@@ -74,11 +74,41 @@ def create(case):
     case.body["resourceLimits"] = {"memory": "64Mi", "pids": "32"}
     # Directories of the host, amounts, schedules and variables have rules that
     # no pattern can say.
-    for name in ("volumes", "resourceRequests", "platform", "lifecycle", "extensions", "env", "snapshotId", "templateId"):
+    for name in ("volumes", "resourceRequests", "platform", "lifecycle", "extensions", "env", "snapshotId", "templateId", "credentialProxy"):
         case.body.pop(name, None)
+    reachable(case.body.get("networkPolicy"))
     if case.headers:
         for name in [n for n in case.headers if n.lower() == "idempotency-key"]:
             case.headers.pop(name)
+
+
+def reachable(policy):
+    """Rules for names that can be names: what those are no pattern can say."""
+    if isinstance(policy, dict):
+        rules(policy.get("egress"))
+
+
+def rules(egress):
+    for i, rule in enumerate(egress or []):
+        rule["target"] = f"n{i}.example"
+        rule.pop("http", None)
+
+
+def policy(case):
+    reachable(case.body)
+    any_version(case)
+
+
+def patch_policy(case):
+    if isinstance(case.body, list):
+        rules(case.body)
+    any_version(case)
+
+
+def any_version(case):
+    if case.headers:
+        for name in [n for n in case.headers if n.lower() == "if-match"]:
+            case.headers[name] = "*"
 
 
 def pull(case):
@@ -193,6 +223,10 @@ GOOD = {
     ("GET", "/sandboxes"): listing,
     ("GET", "/sandboxes/{sandboxId}/endpoints/{port}"): endpoint,
     ("POST", "/sandboxes/{sandboxId}/renew-expiration"): renew,
+    ("PUT", "/sandboxes/{sandboxId}/networkpolicy"): policy,
+    ("POST", "/sandboxes/{sandboxId}/networkpolicy"): policy,
+    ("PATCH", "/sandboxes/{sandboxId}/networkpolicy"): patch_policy,
+    ("DELETE", "/sandboxes/{sandboxId}/networkpolicy"): any_version,
     ("POST", "/command"): command,
     ("POST", "/code"): code,
     ("POST", "/code/context"): context,
