@@ -39,6 +39,15 @@ func (s *Server) handleClaim(w http.ResponseWriter, r *http.Request) error {
 	if s.box.Load() != nil {
 		return web.Errorf(http.StatusConflict, hostapi.CodeAlreadyClaimed, "this sandbox is already claimed")
 	}
+	if c.Session != nil {
+		b, err := s.claimSession(&c)
+		if err != nil {
+			return err
+		}
+		s.box.Store(b)
+		web.JSON(w, http.StatusOK, hostapi.ClaimResult{})
+		return nil
+	}
 	b, millis, err := s.claimed(r.Context(), &c)
 	if err != nil {
 		return err

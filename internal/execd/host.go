@@ -16,6 +16,7 @@ func (s *Server) hostRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+hostapi.ExitPath, answering(s.handleExit))
 	mux.HandleFunc("GET "+hostapi.DialPath, s.proxy.Tunnel)
 	mux.HandleFunc("POST "+hostapi.SyncPath, answering(handleSync))
+	s.isolatedRoutes(mux)
 }
 
 // handleExit is GET hostapi.ExitPath.

@@ -86,6 +86,8 @@ type box struct {
 	// entry and hooks are nil when there is no entrypoint.
 	entry *entrypoint
 	hooks *hooks.Runner
+	// session is nil but in the execd of an isolated session.
+	session *isolatedSession
 }
 
 // New returns a server. Nothing is served before Serve. All that can be made

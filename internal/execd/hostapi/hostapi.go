@@ -68,6 +68,8 @@ type Claim struct {
 	PreStart *Hook `json:"preStart,omitempty"`
 	// Periodic hooks run beside the entrypoint, until it ends.
 	Periodic []Hook `json:"periodic,omitempty"`
+	// Session, when not nil, makes this execd that of an isolated session.
+	Session *Session `json:"session,omitempty"`
 }
 
 // MaxHooks bounds Claim.Periodic.

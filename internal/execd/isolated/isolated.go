@@ -6,16 +6,23 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
-const why = "Isolated runs need mounts, which a sandbox may not make. Make another sandbox for what shall be apart."
+// Prefix is where all the routes are.
+const Prefix = "/v1/isolated/"
 
-// layer is one hardening measure's state.
-type layer struct {
+// CursorHeader carries the offset at which the next request for a background
+// run's logs goes on.
+const CursorHeader = "EXECD-ISOLATED-TAIL-CURSOR"
+
+const why = "Isolated sessions are made by the server, from outside the sandbox. Send this request to the sandbox's execd endpoint, not to a port inside the sandbox."
+
+// Layer is one hardening measure's state.
+type Layer struct {
 	State   string `json:"state"`
 	Message string `json:"message,omitempty"`
 }
 
-// capabilities is the answer of GET /v1/isolated/capabilities.
-type capabilities struct {
+// Capabilities is the answer of GET /v1/isolated/capabilities.
+type Capabilities struct {
 	Available        bool      `json:"available"`
 	Isolator         string    `json:"isolator"`
 	Version          string    `json:"version"`
@@ -24,33 +31,45 @@ type capabilities struct {
 	UsernsAvailable  bool      `json:"userns_available"`
 	CommitSupported  bool      `json:"commit_supported"`
 	DiffSupported    bool      `json:"diff_supported"`
-	Hardening        hardening `json:"hardening"`
+	Hardening        Hardening `json:"hardening"`
 }
 
-type hardening struct {
+// Hardening is what holds for the processes of a session, as for those of the
+// sandbox.
+type Hardening struct {
 	InitMode     string `json:"init_mode"`
 	SignalShield bool   `json:"signal_shield"`
-	CapDrop      layer  `json:"cap_drop"`
-	Seccomp      layer  `json:"seccomp"`
-	Landlock     layer  `json:"landlock"`
-	EBPF         layer  `json:"ebpf"`
+	CapDrop      Layer  `json:"cap_drop"`
+	Seccomp      Layer  `json:"seccomp"`
+	Landlock     Layer  `json:"landlock"`
+	EBPF         Layer  `json:"ebpf"`
 }
 
-// Routes adds the routes.
+func hardening() Hardening {
+	return Hardening{
+		InitMode: "pid1", SignalShield: true,
+		CapDrop: Layer{State: "active"}, Seccomp: Layer{State: "active"},
+		Landlock: Layer{State: "unsupported", Message: "the session's mount namespace is what confines it"},
+		EBPF:     Layer{State: "unsupported", Message: "processes are not observed"},
+	}
+}
+
+// Available is what an engine answers that makes sessions with that OCI
+// runtime.
+func Available(runtime, version string) *Capabilities {
+	return &Capabilities{
+		Available: true, Isolator: runtime, Version: version,
+		SetprivAvailable: true, CommitSupported: true, DiffSupported: true,
+		Hardening: hardening(),
+	}
+}
+
+// Routes adds what an execd in a sandbox answers.
 func Routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/isolated/capabilities", func(w http.ResponseWriter, _ *http.Request) {
-		unsupported := layer{State: "unsupported"}
-		web.JSON(w, http.StatusOK, capabilities{
-			Isolator: "none", Message: why,
-			Hardening: hardening{
-				InitMode: "pid1",
-				// What holds for every process of the sandbox.
-				CapDrop: layer{State: "active"}, Seccomp: layer{State: "active"},
-				Landlock: unsupported, EBPF: unsupported,
-			},
-		})
+	mux.HandleFunc("GET "+Prefix+"capabilities", func(w http.ResponseWriter, _ *http.Request) {
+		web.JSON(w, http.StatusOK, &Capabilities{Isolator: "none", Message: why, Hardening: hardening()})
 	})
-	mux.HandleFunc("/v1/isolated/", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc(Prefix, func(w http.ResponseWriter, _ *http.Request) {
 		web.Fail(w, web.Errorf(http.StatusServiceUnavailable, web.CodeNotSupported, "%s", why))
 	})
 }

@@ -112,15 +112,8 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 	if err != nil {
 		return -1, overlayError(fs, err)
 	}
-	// volatile: no sync of the upper directory; a sandbox does not outlive its
-	// host, so a crash of the host makes the upper directory rubbish anyway.
-	if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
-		return -1, overlayError(fs, fmt.Errorf("setting volatile: %w", err))
-	}
-	for _, kv := range [][2]string{{"source", "paddock"}, {"redirect_dir", "off"}, {"index", "off"}, {"metacopy", "off"}} {
-		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
-			return -1, overlayError(fs, fmt.Errorf("setting %s: %w", kv[0], err))
-		}
+	if err := setOverlayOptions(fs); err != nil {
+		return -1, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, overlayError(fs, fmt.Errorf("creating the overlay: %w", err))
@@ -130,6 +123,20 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 		return -1, overlayError(fs, fmt.Errorf("mounting the overlay: %w", err))
 	}
 	return fd, nil
+}
+
+func setOverlayOptions(fs int) error {
+	// volatile: no sync of the upper directory; a sandbox does not outlive its
+	// host, so a crash of the host makes the upper directory rubbish anyway.
+	if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+		return overlayError(fs, fmt.Errorf("setting volatile: %w", err))
+	}
+	for _, kv := range [][2]string{{"source", "paddock"}, {"redirect_dir", "off"}, {"index", "off"}, {"metacopy", "off"}} {
+		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
+			return overlayError(fs, fmt.Errorf("setting %s: %w", kv[0], err))
+		}
+	}
+	return nil
 }
 
 // setLayers gives the overlay its layers, topmost first, and its writable part.
