@@ -27,7 +27,13 @@ type Conn struct {
 	Protocol Protocol
 	// Verdict is what the policy said about Name.
 	Verdict Verdict
+
+	deny func(Claim, Verdict)
 }
+
+// Deny reports that an Interceptor refused a request on this connection. It may
+// be called from many goroutines.
+func (c *Conn) Deny(claim Claim, v Verdict) { c.deny(claim, v) }
 
 // Read returns the bytes that were looked at, then those that follow.
 func (c *Conn) Read(b []byte) (int, error) {

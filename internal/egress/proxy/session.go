@@ -296,7 +296,7 @@ func (s *session) intercept(b []byte, claim Claim, v Verdict) {
 	s.intercepted, s.conditional = true, v.Request != nil
 	s.mu.Unlock()
 	c := &Conn{TCPConn: s.client, peeked: b, Sandbox: s.id, Source: s.source, Original: s.to,
-		Name: claim.Name, Protocol: claim.Protocol, Verdict: v}
+		Name: claim.Name, Protocol: claim.Protocol, Verdict: v, deny: s.deny}
 	var once sync.Once
 	s.p.o.Interceptor.Serve(s.ctx, c, func(ctx context.Context) (net.Conn, error) {
 		var first net.Conn
