@@ -47,6 +47,10 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 	if err != nil {
 		return nil, err
 	}
+	vaults, err := openVaults(cfg, &o, log)
+	if err != nil {
+		return nil, err
+	}
 	engine, err := local.New(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("starting the engine: %w", err)
@@ -74,6 +78,7 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 		MaxTimeout:      time.Duration(cfg.Sandbox.MaxTimeout),
 		MaxSandboxes:    cfg.Sandbox.MaxSandboxes,
 		MaxPending:      cfg.Sandbox.MaxPending,
+		Forget:          vaults.Remove,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("taking over the sandboxes: %w", err)
@@ -83,13 +88,16 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 		defer cancel()
 		return manager.Close(ctx)
 	})
+	if err := dropOrphans(vaults, manager); err != nil {
+		return nil, fmt.Errorf("removing credentials of deleted sandboxes: %w", err)
+	}
 
 	ingress, err := ingressOptions(cfg, gatewayPort)
 	if err != nil {
 		return nil, err
 	}
 	api, err := server.New(server.Options{
-		Manager: manager, Images: images,
+		Manager: manager, Images: images, Vaults: vaults,
 		APIKey: key, NoAuth: cfg.Server.InsecureNoAuth,
 		PublicHost: cfg.Server.PublicHost,
 		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),
@@ -192,5 +200,5 @@ func dropRecords(ctx context.Context, cfg *config.Loaded) error {
 	for _, sb := range all {
 		errs = append(errs, records.Delete(ctx, sb.ID))
 	}
-	return errors.Join(append(errs, records.Close())...)
+	return errors.Join(append(errs, records.Close(), dropVaults(cfg))...)
 }

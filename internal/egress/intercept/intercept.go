@@ -25,9 +25,6 @@ type Options struct {
 	Vaults *vault.Vaults
 	// Roots verify destinations; nil means those of the host.
 	Roots *x509.CertPool
-	// Denied is told of each request that is refused. It must not block. It may
-	// be nil.
-	Denied func(proxy.Denial)
 	// HandshakeTimeout bounds the TLS handshakes with both sides together
 	// (default 20 s), IdleTimeout the wait for the next request (default 10
 	// min).
@@ -59,9 +56,6 @@ type Stats struct {
 func New(o Options) (*Interceptor, error) {
 	if o.Authority == nil {
 		return nil, errors.New("intercept: an authority is needed")
-	}
-	if o.Denied == nil {
-		o.Denied = func(proxy.Denial) {}
 	}
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = 20 * time.Second
@@ -324,9 +318,8 @@ func (s *session) refused(r *refusal) {
 	if r.code != codePolicy && r.code != codeMisdirected {
 		return // not the policy's doing
 	}
-	s.i.o.Denied(proxy.Denial{Sandbox: s.c.Sandbox, Source: s.c.Source, To: s.c.Original,
-		Claim: proxy.Claim{To: s.c.Original, Name: s.name, Protocol: s.c.Protocol, Bound: true},
-		Rule:  r.rule, Reason: r.message})
+	s.c.Deny(proxy.Claim{To: s.c.Original, Name: s.name, Protocol: s.c.Protocol, Bound: true},
+		proxy.Verdict{Rule: r.rule, Reason: r.message})
 }
 
 // masked masks what must not come back, in one value.

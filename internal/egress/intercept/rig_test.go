@@ -110,7 +110,7 @@ func rigTo(t testing.TB, o rigOptions, addr netip.AddrPort, world *x509.CertPool
 		defer r.mu.Unlock()
 		r.denied = append(r.denied, d)
 	}
-	if r.i, err = New(Options{Authority: own, Vaults: r.vaults, Roots: world, Denied: denied}); err != nil {
+	if r.i, err = New(Options{Authority: own, Vaults: r.vaults, Roots: world}); err != nil {
 		t.Fatal(err)
 	}
 	if r.listener, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {

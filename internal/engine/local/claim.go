@@ -140,11 +140,16 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err != nil {
 		return made, err
 	}
+	trust, trustEnv, err := e.openTrust(req.Spec, img)
+	defer closeVolumes(trust)
+	if err != nil {
+		return made, err
+	}
 	root := &rootfs.Root{
 		Layers: img.LayerDirs, Dir: e.in.data(s.id), Base: s.base,
 		UserNS: s.userns, MountNS: s.mntns,
 		// The request's own mounts come last and win.
-		Volumes: slices.Concat(gpuFiles, opened), Links: s.gpuLinks(),
+		Volumes: slices.Concat(trust, gpuFiles, opened), Links: s.gpuLinks(),
 	}
 	if size := req.Spec.Limits.EphemeralBytes; size > 0 {
 		fd, loop, err := e.makeDisk(ctx, s, size)
@@ -167,6 +172,7 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	steps.done("limits")
 	env := environment(s.id, req.Spec, &img.Config)
 	s.addGPUEnv(env, req.Spec.Env)
+	addTrust(env, trustEnv, req.Spec.Env)
 	claim := &hostapi.Claim{
 		ID: s.id, Token: req.Token, Entrypoint: argv,
 		Env: env,

@@ -40,6 +40,9 @@ type Options struct {
 	// Interceptor takes connections of sandboxes under a policy over whose
 	// requests must be seen or changed; nil for none.
 	Interceptor proxy.Interceptor
+	// Authority is the certificate, in PEM, that sandboxes are made to trust whose
+	// connections the Interceptor may look into; empty for none.
+	Authority []byte
 	// OCIRuntime is "crun" or "runc", OCIPath its binary (empty: from $PATH).
 	OCIRuntime string
 	OCIPath    string

@@ -1,0 +1,260 @@
+package local
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/egress/intercept"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
+	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/policy"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+// A sandbox whose connections may be looked into must trust the authority that
+// speaks for its destinations. Its programs find that beside the roots of the
+// image in files that are mounted, read-only, from the data directory: nothing
+// of the image is changed, and nothing is written beneath the sandbox's root.
+// Environment variables say where they are.
+
+const (
+	// maxRoots bounds what is read of an image's roots, in bytes. Those of
+	// Mozilla are 220 KiB.
+	maxRoots = 4 << 20
+	// maxTrustStores bounds the files that are kept; they are made anew when one
+	// is needed.
+	maxTrustStores = 512
+)
+
+// rootsPaths are where distributions keep their roots, without symbolic links:
+// Debian and Alpine, Red Hat (two), SUSE (two), BSD and Alpine.
+var rootsPaths = []string{
+	"etc/ssl/certs/ca-certificates.crt",
+	"etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+	"etc/pki/tls/certs/ca-bundle.crt",
+	"var/lib/ca-certificates/ca-bundle.pem",
+	"etc/ssl/ca-bundle.pem",
+	"etc/ssl/cert.pem",
+}
+
+// javaPaths are where images have a Java virtual machine.
+var javaPaths = []string{"usr/lib/jvm", "opt/java", "usr/java", "opt/jdk", "usr/bin/java", "usr/local/openjdk-8", "usr/local/openjdk-11"}
+
+// trusts reports whether connections of a sandbox may be looked into.
+func (e *Engine) trusts(spec *sandbox.Spec) bool {
+	if len(e.opts.Authority) == 0 || spec.NetworkPolicy == nil {
+		return false
+	}
+	return spec.CredentialProxy || policy.Compile(*spec.NetworkPolicy).NeedsContent()
+}
+
+// openTrust returns the files that make a sandbox trust the authority, and the
+// environment that tells of them. It returns nothing where that is not needed.
+func (e *Engine) openTrust(spec *sandbox.Spec, img *image.Image) ([]rootfs.Volume, map[string]string, error) {
+	if !e.trusts(spec) {
+		return nil, nil, nil
+	}
+	java := inLayers(img.LayerDirs, javaPaths)
+	files, err := e.trustFiles(img, java)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the sandbox's list of trusted authorities: %w", err)
+	}
+	var opened []rootfs.Volume
+	for _, f := range files {
+		fd, err := unix.Open(f.host, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			closeVolumes(opened)
+			return nil, nil, fmt.Errorf("opening %s for the sandbox: %w", f.host, err)
+		}
+		opened = append(opened, rootfs.Volume{Source: fd, Target: f.target, ReadOnly: true})
+	}
+	return opened, intercept.TrustEnvironment(java), nil
+}
+
+type trustFile struct{ host, target string }
+
+// trustFiles makes the files for an image where they are missing. They are named
+// after what they hold.
+func (e *Engine) trustFiles(img *image.Image, java bool) ([]trustFile, error) {
+	dir := filepath.Join(e.opts.DataDir, "trust")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	if err := pruneTrust(dir); err != nil {
+		return nil, err
+	}
+	roots, err := rootsOf(img.LayerDirs)
+	if err != nil {
+		return nil, err
+	}
+	bundle := intercept.Bundle(roots, e.opts.Authority)
+	list := []struct {
+		suffix, target string
+		content        func() ([]byte, error)
+		of             []byte
+	}{
+		{"-ca.crt", intercept.CertPath, func() ([]byte, error) { return e.opts.Authority, nil }, e.opts.Authority},
+		{"-bundle.crt", intercept.BundlePath, func() ([]byte, error) { return bundle, nil }, bundle},
+		{"-java.p12", intercept.JavaPath, func() ([]byte, error) { return intercept.JavaStore(bundle) }, bundle},
+	}
+	if !java {
+		list = list[:2]
+	}
+	var files []trustFile
+	for _, f := range list {
+		sum := sha256.Sum256(f.of)
+		path := filepath.Join(dir, hex.EncodeToString(sum[:16])+f.suffix)
+		files = append(files, trustFile{path, f.target})
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		}
+		content, err := f.content()
+		if err != nil {
+			return nil, err
+		}
+		if err := writeTrust(path, content); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// writeTrust writes a file that everybody in a sandbox may read. Its name stands
+// for its content, so that two who write it at once write the same.
+func writeTrust(path string, content []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	// Synced: after a crash of the host a file of that name is a whole one.
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// pruneTrust removes all files when there are many. Sandboxes that run keep
+// theirs, which are mounted.
+func pruneTrust(dir string) error {
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) < maxTrustStores {
+		return err
+	}
+	for _, f := range list {
+		if !strings.HasPrefix(f.Name(), ".") {
+			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rootsOf reads the roots that the image comes with, else those of the host: a
+// sandbox whose programs bring roots of their own is told to use these instead,
+// and they must not be fewer.
+func rootsOf(layers []string) ([]byte, error) {
+	for _, path := range rootsPaths {
+		if b := readInLayers(layers, path); b != nil {
+			return b, nil
+		}
+	}
+	for _, path := range rootsPaths {
+		b, err := readSome("/"+path, maxRoots)
+		if err == nil {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// readInLayers reads a regular file of an image, or returns nil. Layers are
+// topmost first, and a layer that has removed the file hides those below it. The
+// content of a layer is whatever somebody put into an image.
+func readInLayers(layers []string, path string) []byte {
+	for _, layer := range layers {
+		fd, err := openInLayer(layer, path, unix.O_RDONLY|unix.O_NONBLOCK)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return nil // hidden, a symbolic link, or something else
+		}
+		f := os.NewFile(uintptr(fd), path)
+		defer f.Close()
+		st, err := f.Stat()
+		if err != nil || !st.Mode().IsRegular() || st.Size() > maxRoots {
+			return nil
+		}
+		b, err := io.ReadAll(io.LimitReader(f, maxRoots))
+		if err != nil {
+			return nil
+		}
+		return b
+	}
+	return nil
+}
+
+// inLayers reports whether an image has one of these paths.
+func inLayers(layers, paths []string) bool {
+	for _, path := range paths {
+		for _, layer := range layers {
+			fd, err := openInLayer(layer, path, unix.O_PATH|unix.O_NOFOLLOW)
+			if errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			if err != nil {
+				break
+			}
+			var st unix.Stat_t
+			err = unix.Fstat(fd, &st)
+			unix.Close(fd)
+			if err == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR { // a whiteout is one
+				return true
+			}
+			break
+		}
+	}
+	return false
+}
+
+func openInLayer(layer, path string, flags uint64) (int, error) {
+	dir, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+	return unix.Openat2(dir, path, how)
+}
+
+// addTrust adds what tells of the files, where the request says nothing else.
+func addTrust(env, trust, asked map[string]string) {
+	for k, v := range trust {
+		if _, own := asked[k]; own {
+			continue
+		}
+		if k == "JAVA_TOOL_OPTIONS" && env[k] != "" {
+			v = env[k] + " " + v // the image's own options
+		}
+		env[k] = v
+	}
+}
