@@ -98,6 +98,36 @@ func TestTypeScript(t *testing.T) {
 	})
 }
 
+// TestTypeScriptPackages runs TypeScript with the compilers of the packages, in a
+// Node.js that has none of its own.
+func TestTypeScriptPackages(t *testing.T) {
+	need(t, "node")
+	for _, name := range []string{"typescript", "typescript-js"} {
+		t.Run(name, func(t *testing.T) {
+			dir := environment(t, name)
+			s := newSandbox(t)
+			if s.do("javascript", "if (require('module').stripTypeScriptTypes) throw new Error('has its own')").errName != "" {
+				t.Skip("this Node.js needs no compiler for TypeScript")
+			}
+			if err := os.Symlink(filepath.Join(dir, "node_modules"), filepath.Join(s.dir, "node_modules")); err != nil {
+				t.Fatal(err)
+			}
+			s.steps("typescript", []step{
+				{code: "const a: number = 5; a + 1", result: "6"},
+				{code: "enum Color { Red = 'r' }\nclass P { constructor(private x: Color) {} get v(): string { return this.x as string } }\nnew P(Color.Red).v", result: "'r'"},
+				{code: "import { basename } from 'path';\nimport type { X } from './nowhere';\nbasename('/a/b') as any", result: "'b'"},
+				{code: "const wait = <T,>(v: T): Promise<T> => Promise.resolve(v);\nawait wait(a + 1)", result: "6"},
+				{code: "const x: = 5", name: "SyntaxError", value: "Type expected"},
+				{code: "interface I { a: number }\nlet i: I = { a: 'not checked' as any }; i", result: "{ a: 'not checked' }"},
+				{code: "throw new RangeError('bad' as string)", name: "RangeError", value: "bad"},
+			})
+			if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "paddock-typescript-*")); len(left) > 0 {
+				t.Errorf("files are left: %v", left)
+			}
+		})
+	}
+}
+
 // fakeTypeScript installs the part of the package typescript that the driver
 // calls, which takes types away from simple declarations only.
 func (s *sandbox) fakeTypeScript() {

@@ -287,18 +287,50 @@ function declaration(rest) {
   return parts.length === 0 ? null : { length: whole.length, text: parts.join('; ') + ';' };
 }
 
-// paths are where packages are looked for: from the working directory, and
-// where npm installs for everybody.
-function find(name) {
+// find loads a package, or tells where its description is. It is looked for from
+// the working directory, and where npm installs for everybody.
+function find(name, where = false) {
   const from = [process.cwd(), path.join(path.dirname(path.dirname(process.execPath)), 'lib'), '/usr/local/lib', '/usr/lib', '/usr/share/nodejs'];
   for (const dir of from) {
     try {
-      return moduleApi.createRequire(path.join(dir, 'cell.js'))(name);
+      const load = moduleApi.createRequire(path.join(dir, 'cell.js'));
+      return where ? load.resolve(name + '/package.json') : load(name);
     } catch (e) {
       if (e.code !== 'MODULE_NOT_FOUND' && e.code !== 'ERR_PACKAGE_PATH_NOT_EXPORTED') throw e;
     }
   }
   return null;
+}
+
+// native is the stripper of TypeScript 7 and later, whose compiler is a program
+// in a package of its own. It takes some 10 ms for a run and checks no types.
+function native(description) {
+  const platform = `@typescript/typescript-${process.platform}-${process.arch}`;
+  let compiler;
+  try {
+    compiler = path.join(path.dirname(moduleApi.createRequire(description).resolve(platform + '/package.json')), 'lib', 'tsc');
+  } catch (e) {
+    return null;
+  }
+  const options = ['--noCheck', '--noResolve', '--noLib', '--types', '', '--isolatedModules', '--ignoreConfig', '--pretty', 'false',
+    '--target', 'es2022', '--module', 'esnext', '--moduleResolution', 'bundler'];
+  return (source) => {
+    const dir = fs.mkdtempSync(path.join(require('os').tmpdir(), 'paddock-typescript-'));
+    try {
+      fs.writeFileSync(path.join(dir, 'cell.ts'), source);
+      const done = require('child_process').spawnSync(compiler, [...options, '--outDir', path.join(dir, 'out'), path.join(dir, 'cell.ts')],
+        { cwd: dir, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 1 << 20, timeout: 20000 });
+      if (done.error) throw done.error;
+      if (done.signal) throw new Error(`the compiler of TypeScript ended by ${done.signal}`);
+      // Without a library it misses types, which has no place in the code and is
+      // none of its business here: only the syntax is.
+      const wrong = /^cell\.ts\((\d+),\d+\): error TS1\d{3}: (.*)$/m.exec(done.stdout);
+      if (wrong) throw new SyntaxError(`${wrong[2]} (line ${wrong[1]})`);
+      return fs.readFileSync(path.join(dir, 'out', 'cell.js'), 'utf8').replace(/^export \{\};\n?/m, '');
+    } finally {
+      fs.rmSync(dir, { recursive: true, force: true });
+    }
+  };
 }
 
 // stripper returns a function that turns TypeScript into JavaScript, or null.
@@ -315,6 +347,7 @@ function stripper() {
     };
   }
   const typescript = find('typescript');
+  if (typescript && !typescript.transpileModule) return native(find('typescript', true));
   if (typescript) {
     return (source) => {
       const options = { target: typescript.ScriptTarget.ES2022, module: typescript.ModuleKind.ESNext, verbatimModuleSyntax: false };
