@@ -18,7 +18,7 @@ import (
 //
 // Servers other than paddock do not have this route.
 func (c *Client) DownloadDir(ctx context.Context, id, path string) (io.ReadCloser, error) {
-	p, err := execdPath(id, "/directories/archive")
+	p, err := c.filesPath(id, "/directories/archive")
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ type Unpacked struct {
 //
 // Servers other than paddock do not have this route.
 func (c *Client) UploadDir(ctx context.Context, id, path string, archive io.Reader) (*Unpacked, error) {
-	p, err := execdPath(id, "/directories/archive")
+	p, err := c.filesPath(id, "/directories/archive")
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,18 @@ type Client struct {
 	timeout    time.Duration
 	maxRetries int
 	streamIdle time.Duration
+	// scope is in front of the routes of files; empty for the sandbox's user.
+	scope string
+}
+
+// As returns a client whose calls about files and directories in a sandbox act
+// as this user and group of the sandbox, with the user's supplementary groups,
+// and not as the sandbox's own user. It shares everything else, connections
+// included, with c.
+func (c *Client) As(uid, gid uint32) *Client {
+	scoped := *c
+	scoped.scope = fmt.Sprintf("/v1/filesystem/%d/%d", uid, gid)
+	return &scoped
 }
 
 // New returns a Client. It makes no request; a server that cannot be reached

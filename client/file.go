@@ -139,7 +139,7 @@ func (c *Client) ReplaceInFiles(ctx context.Context, id string, edits map[string
 }
 
 func (c *Client) files(ctx context.Context, id, method, route string, q url.Values, in, out any) error {
-	p, err := execdPath(id, route)
+	p, err := c.filesPath(id, route)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ type Download struct {
 // DownloadFile opens a file in a sandbox for reading. The caller closes it. A
 // transfer that breaks ends with an error, never with io.EOF.
 func (c *Client) DownloadFile(ctx context.Context, id, path string, o DownloadOptions) (*Download, error) {
-	p, err := execdPath(id, "/files/download")
+	p, err := c.filesPath(id, "/files/download")
 	if err != nil {
 		return nil, err
 	}

@@ -265,3 +265,6 @@ func execdPath(id, route string) (string, error) {
 	}
 	return p + "/proxy/" + strconv.Itoa(execdPort) + route, nil
 }
+
+// filesPath is the escaped path of a route about files.
+func (c *Client) filesPath(id, route string) (string, error) { return execdPath(id, c.scope+route) }

@@ -40,7 +40,7 @@ func (c *Client) UploadFiles(ctx context.Context, id string, files ...UploadFile
 	if len(files) == 0 {
 		return nil
 	}
-	p, err := execdPath(id, "/files/upload")
+	p, err := c.filesPath(id, "/files/upload")
 	if err != nil {
 		return err
 	}

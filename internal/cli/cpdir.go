@@ -1,10 +1,7 @@
 package cli
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -12,16 +9,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	"github.com/paddock-sandbox/paddock/client"
-)
-
-const (
-	// copyBatch is how many files go in one upload.
-	copyBatch = 64
-	// maxCopyDepth bounds how deep a directory in a sandbox is followed.
-	maxCopyDepth = 255
+	"github.com/paddock-sandbox/paddock/internal/tarball"
 )
 
 // readCloser reads through one thing and closes another.
@@ -30,327 +20,131 @@ type readCloser struct {
 	io.Closer
 }
 
-func copyAll(w io.Writer, r io.Reader) error {
-	_, err := io.Copy(w, r)
-	return err
-}
-
-// copyDirIn copies a directory into the sandbox: as a tar archive that is
-// unpacked there, or file by file when the sandbox has no tar.
-func (a *app) copyDirIn(ctx context.Context, to *place, src, target string) error {
-	if !to.hasTar(ctx) {
-		return a.copyFilesIn(ctx, to, src, target)
-	}
-	archive := temporary()
-	defer to.discard(ctx, archive)
-	pr, pw := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := writeTar(pw, src)
-		pw.CloseWithError(err)
-		done <- err
-	}()
-	err := a.uploadStream(ctx, to, archive, pr)
-	pr.CloseWithError(errors.New("the upload has ended"))
-	if werr := <-done; werr != nil && err == nil {
-		err = werr
-	}
-	if err != nil {
-		return err
-	}
-	return to.shell(ctx, `mkdir -p "$0" && tar -xf "$1" -C "$0"`, target, archive)
-}
-
-func (a *app) uploadStream(ctx context.Context, to *place, name string, r io.Reader) error {
-	bar := a.transfer("copying", -1)
-	err := to.c.UploadFiles(ctx, to.id, client.UploadFile{Path: name, Mode: 600, Content: bar.reader(r), Size: -1})
-	bar.end(err)
-	if err != nil {
-		return fmt.Errorf("copying to %s: %w", to.id, err)
-	}
-	return nil
-}
-
-// writeTar packs the content of a directory.
-func writeTar(w io.Writer, dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	tw := tar.NewWriter(w)
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return addToTar(tw, root, name, d)
+// packDir copies the content of a directory into one of the sandbox.
+func (a *app) packDir(ctx context.Context, to *place, src, target string) error {
+	return a.pack(ctx, to, target, "copying", -1, func(ctx context.Context, w io.Writer) error {
+		return tarball.Pack(ctx, w, src, tarball.PackOptions{NoOwners: true})
 	})
-	return errors.Join(err, tw.Close())
 }
 
-func addToTar(tw *tar.Writer, root *os.Root, name string, d fs.DirEntry) error {
-	st, err := d.Info()
+// packFile copies one file to a path of the sandbox.
+func (a *app) packFile(ctx context.Context, to *place, src, target string, size int64) error {
+	// An archive holds a link itself, but the user has named what it is.
+	resolved, err := filepath.EvalSymlinks(src)
 	if err != nil {
 		return err
 	}
-	if !st.IsDir() && !st.Mode().IsRegular() && st.Mode()&fs.ModeSymlink == 0 {
-		return nil // sockets, devices and pipes make no sense elsewhere
-	}
-	link := ""
-	if st.Mode()&fs.ModeSymlink != 0 {
-		if link, err = root.Readlink(name); err != nil {
-			return err
-		}
-	}
-	h, err := tar.FileInfoHeader(st, link)
-	if err != nil {
-		return err
-	}
-	// Owners mean nothing on the other side.
-	h.Name, h.Uid, h.Gid, h.Uname, h.Gname = name, 0, 0, "", ""
-	if err := tw.WriteHeader(h); err != nil || !st.Mode().IsRegular() {
-		return err
-	}
-	f, err := root.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := io.Copy(tw, f); err != nil {
-		return fmt.Errorf("%s changed while it was copied: %w", name, err)
-	}
-	return nil
-}
-
-// copyFilesIn copies a directory through the files API alone.
-func (a *app) copyFilesIn(ctx context.Context, to *place, src, target string) error {
-	var batch []client.UploadFile
-	var open []*os.File
-	flush := func() error {
-		err := to.c.UploadFiles(ctx, to.id, batch...)
-		for _, f := range open {
-			f.Close()
-		}
-		batch, open = nil, nil
-		return err
-	}
-	skipped := 0
-	err := filepath.WalkDir(src, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(src, name)
-		if err != nil {
-			return err
-		}
-		dest := path.Join(target, filepath.ToSlash(rel))
-		st, err := d.Info()
-		if err != nil {
-			return err
-		}
-		perm := client.ModeOf(uint32(st.Mode().Perm()))
-		switch {
-		case st.IsDir():
-			return to.c.Mkdir(ctx, to.id, map[string]client.Permission{dest: {Mode: perm}})
-		case !st.Mode().IsRegular():
-			skipped++
-			return nil
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		open = append(open, f)
-		batch = append(batch, client.UploadFile{Path: dest, Mode: perm, Content: f, Size: st.Size()})
-		if len(batch) == copyBatch {
-			return flush()
-		}
-		return nil
+	dir, name := path.Dir(target), path.Base(target)
+	return a.pack(ctx, to, dir, name, size, func(ctx context.Context, w io.Writer) error {
+		return tarball.Pack(ctx, w, resolved, tarball.PackOptions{Name: name, NoOwners: true})
 	})
-	err = errors.Join(err, flush())
-	a.warnSkipped(skipped)
-	return err
 }
 
-func (a *app) warnSkipped(n int) {
-	if n > 0 {
-		fmt.Fprintf(a.streams.Err, "paddock: %d links and special files were left out, because the sandbox has no tar\n", n)
-	}
-}
-
-// copyDirOut copies a directory out of the sandbox, likewise.
-func (a *app) copyDirOut(ctx context.Context, from *place, dst string) error {
-	if err := os.MkdirAll(dst, 0o755); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dst)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if !from.hasTar(ctx) {
-		return a.copyFilesOut(ctx, from, root)
-	}
-	archive := temporary()
-	defer from.discard(ctx, archive)
-	if err := from.shell(ctx, `tar -cf "$1" -C "$0" .`, from.path, archive); err != nil {
-		return err
-	}
-	return a.download(ctx, from, archive, func(d *client.Download) error { return extract(root, d) })
-}
-
-// extract unpacks an archive that a sandbox wrote. It is hostile: every path is
-// resolved beneath the root, through no link that leaves it; devices and
-// set-user-id bits are dropped, and directories are writable until all is done.
-func extract(root *os.Root, r io.Reader) error {
-	tr := tar.NewReader(r)
-	modes := map[string]fs.FileMode{}
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("reading what the sandbox packed: %w", err)
-		}
-		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if name == "" {
-			continue
-		}
-		if err := extractOne(root, tr, h, name, modes); err != nil {
-			return fmt.Errorf("unpacking %s: %w", client.Printable(name), err)
-		}
-	}
-	var errs []error
-	for name, mode := range modes {
-		errs = append(errs, root.Chmod(name, mode))
-	}
-	return errors.Join(errs...)
-}
-
-func extractOne(root *os.Root, r io.Reader, h *tar.Header, name string, modes map[string]fs.FileMode) error {
-	perm := fs.FileMode(h.Mode).Perm()
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	switch h.Typeflag {
-	case tar.TypeDir:
-		if perm != 0o755 {
-			modes[name] = perm
-		}
-		return root.MkdirAll(name, 0o755)
-	case tar.TypeReg:
-		return writeBeneath(root, name, r, perm)
-	case tar.TypeSymlink:
-		if err := removeOld(root, name); err != nil {
-			return err
-		}
-		return root.Symlink(h.Linkname, name)
-	case tar.TypeLink:
-		if err := removeOld(root, name); err != nil {
-			return err
-		}
-		return root.Link(strings.TrimPrefix(path.Clean("/"+h.Linkname), "/"), name)
-	}
-	return nil
-}
-
-// writeBeneath replaces a file rather than writing through what is there, which
-// may be a link.
-func writeBeneath(root *os.Root, name string, r io.Reader, perm fs.FileMode) error {
-	if err := removeOld(root, name); err != nil {
-		return err
-	}
-	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, perm)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
-}
-
-func removeOld(root *os.Root, name string) error {
-	err := root.Remove(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// copyFilesOut copies a directory through the files API alone.
-func (a *app) copyFilesOut(ctx context.Context, from *place, root *os.Root) error {
-	list, err := from.c.ListDir(ctx, from.id, from.path, maxCopyDepth)
-	if err != nil {
-		return err
-	}
-	base, err := from.stat(ctx, from.path)
-	if err != nil || base == nil {
-		return errors.Join(err, fmt.Errorf("%s:%s is gone", from.id, from.path))
-	}
-	skipped := 0
-	for _, info := range list {
-		rel, ok := strings.CutPrefix(path.Clean(info.Path), strings.TrimSuffix(path.Clean(base.Path), "/")+"/")
-		if !ok {
-			return fmt.Errorf("the sandbox listed %q, which is not below %q", info.Path, base.Path)
-		}
-		perm := fs.FileMode(info.Mode.Perm()).Perm()
-		switch info.Type {
-		case "directory":
-			err = root.MkdirAll(rel, perm|0o700)
-		case "file":
-			err = root.MkdirAll(path.Dir(rel), 0o755)
-			if err == nil {
-				err = a.download(ctx, from, info.Path, func(d *client.Download) error { return writeBeneath(root, rel, d, perm) })
-			}
-		default:
-			skipped++
-		}
-		if err != nil {
-			return err
-		}
-	}
-	a.warnSkipped(skipped)
-	return nil
-}
-
-// temporary is a name for an archive in a sandbox.
-func temporary() string { return "/tmp/.paddock-" + rand.Text() + ".tar" }
-
-// discard removes a temporary file, even after the user has asked to stop.
-func (p *place) discard(ctx context.Context, name string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptTimeout)
+// pack sends what write writes, an archive, to a directory of the sandbox.
+func (a *app) pack(ctx context.Context, to *place, target, shown string, size int64, write func(context.Context, io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	_ = p.c.RemoveFiles(ctx, p.id, name)
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pw.CloseWithError(write(ctx, pw))
+	}()
+	bar := a.transfer(shown, size)
+	res, err := to.c.UploadDir(ctx, to.id, target, bar.reader(pr))
+	bar.end()
+	// The writer may wait for a reader that has gone.
+	pr.CloseWithError(errors.New("the upload has ended"))
+	<-done
+	return a.unpacked(to, target, res, err)
 }
 
-// hasTar reports whether the sandbox can pack and unpack.
-func (p *place) hasTar(ctx context.Context) bool {
-	return p.shell(ctx, `command -v tar >/dev/null`) == nil
+// uploadDir sends an archive that the user made.
+func (a *app) uploadDir(ctx context.Context, to *place, target string, archive io.Reader) error {
+	bar := a.transfer("copying", -1)
+	res, err := to.c.UploadDir(ctx, to.id, target, bar.reader(archive))
+	bar.end()
+	return a.unpacked(to, target, res, err)
 }
 
-// shell runs a script in the sandbox, as its root; the words are $0, $1 and so
-// on.
-func (p *place) shell(ctx context.Context, script string, words ...string) error {
-	out := new(bytes.Buffer)
-	res, err := p.c.Run(ctx, p.id, client.Command{Argv: append([]string{"sh", "-c", script}, words...), UID: new(uint32)},
-		client.Output{Stderr: &limitedWriter{w: out, left: 4 << 10}})
-	if err == nil && res.ExitCode != 0 {
-		err = fmt.Errorf("in sandbox %s: %s", p.id, client.Printable(strings.TrimSpace(out.String())))
+// unpacked tells how an upload has ended.
+func (a *app) unpacked(to *place, target string, res *client.Unpacked, err error) error {
+	if err != nil {
+		return fmt.Errorf("copying to %s:%s: %w", to.id, client.Printable(target), err)
+	}
+	for _, s := range res.Skipped {
+		a.warnSkipped(s.Name, s.Reason)
+	}
+	a.warnMore(res.SkippedTotal - int64(len(res.Skipped)))
+	return nil
+}
+
+func (a *app) warnSkipped(name, reason string) {
+	fmt.Fprintf(a.streams.Err, "paddock: %s was left out: %s\n", client.Printable(name), client.Printable(reason))
+}
+
+func (a *app) warnMore(n int64) {
+	if n > 0 {
+		fmt.Fprintf(a.streams.Err, "paddock: %d more were left out\n", n)
+	}
+}
+
+// unpackDir copies the content of a directory of the sandbox into one here,
+// which is made when it is missing.
+func (a *app) unpackDir(ctx context.Context, from *place, dst string) error {
+	err := os.Mkdir(dst, 0o755)
+	made := err == nil
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	err = a.unpack(ctx, from, dst, "copying", -1, tarball.UnpackOptions{Foreign: true, Made: made})
+	if err != nil && made {
+		// Only when nothing has come.
+		_ = os.Remove(dst)
 	}
 	return err
 }
 
-// limitedWriter keeps the beginning of what is written.
-type limitedWriter struct {
-	w    io.Writer
-	left int
+// unpackFile copies one file of the sandbox to a path here.
+func (a *app) unpackFile(ctx context.Context, from *place, dst string, size int64) error {
+	resolved, err := filepath.EvalSymlinks(dst)
+	if err != nil {
+		resolved = dst // it is not there, or a link to what is not there
+	}
+	dir, name := filepath.Dir(resolved), filepath.Base(resolved)
+	return a.unpack(ctx, from, dir, name, size, tarball.UnpackOptions{Foreign: true, Name: name})
 }
 
-func (l *limitedWriter) Write(p []byte) (int, error) {
-	keep := p[:min(len(p), l.left)]
-	l.left -= len(keep)
-	if _, err := l.w.Write(keep); err != nil {
-		return 0, err
+// unpack fetches an archive of the source. What a sandbox packs is hostile:
+// tarball keeps it beneath the directory.
+func (a *app) unpack(ctx context.Context, from *place, dir, shown string, size int64, o tarball.UnpackOptions) error {
+	root, err := tarball.OpenRoot(dir)
+	if err != nil {
+		return err
 	}
-	return len(p), nil
+	defer root.Close()
+	r, err := from.c.DownloadDir(ctx, from.id, from.path)
+	if err != nil {
+		return fmt.Errorf("copying %s: %w", from, err)
+	}
+	defer r.Close()
+	bar := a.transfer(shown, size)
+	res, err := tarball.Unpack(ctx, bar.reader(r), root, o)
+	bar.end()
+	if err != nil {
+		return fmt.Errorf("copying %s: %w", from, printable(err))
+	}
+	for _, s := range res.Skipped {
+		a.warnSkipped(s.Name, s.Reason)
+	}
+	a.warnMore(res.SkippedTotal - int64(len(res.Skipped)))
+	return nil
 }
+
+// printableError is an error whose text holds names that a sandbox chose.
+type printableError struct{ err error }
+
+func printable(err error) error { return &printableError{err} }
+
+func (e *printableError) Error() string { return client.Printable(e.err.Error()) }
+func (e *printableError) Unwrap() error { return e.err }

@@ -241,21 +241,13 @@ func resolveUser(ctx context.Context, c *connection, id, user string) (uid, gid 
 		if n, ok := parseID(want); ok {
 			return n, nil
 		}
-		d, err := c.DownloadFile(ctx, id, file, client.DownloadOptions{})
+		fields, err := accountLine(ctx, c, id, file, func(fields []string) bool { return fields[0] == want })
 		if err != nil {
-			return 0, fmt.Errorf("looking up %q in the sandbox's %s: %w", want, file, err)
+			return 0, err
 		}
-		defer d.Close()
-		data, err := io.ReadAll(io.LimitReader(d, maxAccountFile))
-		if err != nil {
-			return 0, fmt.Errorf("reading the sandbox's %s: %w", file, err)
-		}
-		for line := range strings.Lines(string(data)) {
-			fields := strings.Split(strings.TrimSpace(line), ":")
-			if len(fields) >= 3 && fields[0] == want {
-				if n, ok := parseID(fields[2]); ok {
-					return n, nil
-				}
+		if fields != nil {
+			if n, ok := parseID(fields[2]); ok {
+				return n, nil
 			}
 		}
 		return 0, fmt.Errorf("the sandbox's %s has no %q", file, want)
@@ -272,4 +264,45 @@ func resolveUser(ctx context.Context, c *connection, id, user string) (uid, gid 
 		return nil, nil, err
 	}
 	return &u, &g, nil
+}
+
+// primaryGroup is the group of a user in the sandbox, root's for one that its
+// files do not name.
+func primaryGroup(ctx context.Context, c *connection, id string, uid uint32) (uint32, error) {
+	fields, err := accountLine(ctx, c, id, "/etc/passwd", func(fields []string) bool {
+		n, ok := parseID(fields[2])
+		return ok && n == uid && len(fields) > 3
+	})
+	if client.IsNotFound(err) || err == nil && fields == nil {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	gid, ok := parseID(fields[3])
+	if !ok {
+		return 0, fmt.Errorf("the sandbox's /etc/passwd has the group %q for the user %d; name one as UID:GID", fields[3], uid)
+	}
+	return gid, nil
+}
+
+// accountLine finds a line of an account file, split into its three or more
+// fields; nil when there is none.
+func accountLine(ctx context.Context, c *connection, id, file string, match func(fields []string) bool) ([]string, error) {
+	d, err := c.DownloadFile(ctx, id, file, client.DownloadOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("reading the sandbox's %s: %w", file, err)
+	}
+	defer d.Close()
+	data, err := io.ReadAll(io.LimitReader(d, maxAccountFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the sandbox's %s: %w", file, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) >= 3 && match(fields) {
+			return fields, nil
+		}
+	}
+	return nil, nil
 }

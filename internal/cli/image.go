@@ -92,9 +92,12 @@ func (a *app) imageImportCommand() *cobra.Command {
 				}
 				in = f
 			}
+			if size < 0 {
+				in = newInterruptible(ctx, in)
+			}
 			bar := a.transfer("importing", size)
 			imgs, err := c.ImportImage(ctx, bar.reader(in), name)
-			bar.end(err)
+			bar.end()
 			if err != nil {
 				return fmt.Errorf("importing %s: %w", args[0], err)
 			}
@@ -128,8 +131,17 @@ func (a *app) imageExportCommand() *cobra.Command {
 	}
 }
 
-// saveFile writes a stream to a file that appears only when it is complete.
+// saveFile writes a stream to a file that appears only when it is complete. It
+// goes where a link points, and straight into a device or a pipe.
 func (a *app) saveFile(path string, r io.Reader, mode os.FileMode) error {
+	switch st, err := os.Stat(path); {
+	case err == nil && !st.Mode().IsRegular() && !st.IsDir():
+		return writeInto(path, r)
+	case err == nil:
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return err
+		}
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".paddock-*")
 	if err != nil {
 		return err
@@ -146,6 +158,16 @@ func (a *app) saveFile(path string, r io.Reader, mode os.FileMode) error {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return os.Rename(tmp.Name(), path)
+}
+
+// writeInto writes to what is no file, such as /dev/null.
+func writeInto(path string, r io.Reader) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
 }
 
 func (a *app) imageLsCommand() *cobra.Command {

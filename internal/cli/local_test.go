@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"archive/tar"
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -187,87 +185,5 @@ func TestPinnedCertificate(t *testing.T) {
 		if (err == nil) != c.ok || c.ok && v != "7" {
 			t.Errorf("pin %.8s: %q, %v", c.pin, v, err)
 		}
-	}
-}
-
-// A hostile archive writes nothing outside of the directory.
-func TestExtractStaysBeneath(t *testing.T) {
-	base := t.TempDir()
-	outside := filepath.Join(base, "outside")
-	if err := os.Mkdir(outside, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		name    string
-		headers []tar.Header
-		fails   bool
-	}{
-		{"dots", []tar.Header{{Name: "../../outside/x", Typeflag: tar.TypeReg, Mode: 0o644}}, false},
-		{"absolute", []tar.Header{{Name: outside + "/x", Typeflag: tar.TypeReg, Mode: 0o644}}, false},
-		{"through a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: outside}, {Name: "l/x", Typeflag: tar.TypeReg, Mode: 0o644}}, true},
-		{"through a relative link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "../outside"}, {Name: "l/x", Typeflag: tar.TypeReg, Mode: 0o644}}, true},
-		{"over a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "../outside/x"}, {Name: "l", Typeflag: tar.TypeReg, Mode: 0o644}}, false},
-		{"hard link", []tar.Header{{Name: "l", Typeflag: tar.TypeLink, Linkname: "../../../../etc/passwd"}}, true},
-		{"directory over a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: outside}, {Name: "l", Typeflag: tar.TypeDir, Mode: 0o777}}, true},
-		{"device", []tar.Header{{Name: "d", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var buf bytes.Buffer
-			tw := tar.NewWriter(&buf)
-			for _, h := range c.headers {
-				if err := tw.WriteHeader(&h); err != nil {
-					t.Fatal(err)
-				}
-			}
-			tw.Close()
-			dst := filepath.Join(base, "in", c.name)
-			if err := os.MkdirAll(dst, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			root, err := os.OpenRoot(dst)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer root.Close()
-			if err := extract(root, &buf); (err != nil) != c.fails {
-				t.Errorf("error %v", err)
-			}
-			if entries, _ := os.ReadDir(outside); len(entries) != 0 {
-				t.Errorf("wrote %v outside", entries)
-			}
-			if _, err := os.Lstat(filepath.Join(dst, "d")); err == nil {
-				t.Error("made a device")
-			}
-		})
-	}
-}
-
-func TestTarRoundTrip(t *testing.T) {
-	src, dst := t.TempDir(), t.TempDir()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(os.MkdirAll(filepath.Join(src, "a/b"), 0o755))
-	must(os.WriteFile(filepath.Join(src, "a/b/run"), []byte("#!"), 0o755))
-	must(os.Chmod(filepath.Join(src, "a/b/run"), 0o4755))
-	must(os.Symlink("b/run", filepath.Join(src, "a/link")))
-	must(os.Mkdir(filepath.Join(src, "closed"), 0o500))
-	var buf bytes.Buffer
-	must(writeTar(&buf, src))
-	root, err := os.OpenRoot(dst)
-	must(err)
-	defer root.Close()
-	must(extract(root, &buf))
-	if data, err := os.ReadFile(filepath.Join(dst, "a/link")); err != nil || string(data) != "#!" {
-		t.Errorf("through the link: %q, %v", data, err)
-	}
-	if st, err := os.Stat(filepath.Join(dst, "a/b/run")); err != nil || st.Mode() != 0o755 {
-		t.Errorf("mode %v, %v: the set-user-id bit must not come along", st.Mode(), err)
-	}
-	if st, err := os.Stat(filepath.Join(dst, "closed")); err != nil || st.Mode().Perm() != 0o500 {
-		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
 }

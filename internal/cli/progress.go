@@ -87,8 +87,12 @@ func (a *app) transfer(name string, size int64) *transferBar {
 		return &transferBar{}
 	}
 	bars := mpb.New(mpb.WithOutput(a.streams.Err), mpb.WithRefreshRate(progressRefresh), mpb.WithWidth(40))
+	count := decor.CountersKibiByte("% .1f / % .1f")
+	if size < 0 {
+		count = decor.CurrentKibiByte("% .1f")
+	}
 	bar := bars.AddBar(max(size, 0),
-		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.PrependDecorators(decor.Name(sanitize(name)+" "), count),
 		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1024(0), " % .1f")),
 		mpb.BarRemoveOnComplete(),
 	)
@@ -106,7 +110,8 @@ func (t *transferBar) reader(r io.Reader) io.Reader {
 	return counted
 }
 
-func (t *transferBar) end(error) {
+// end removes the bar.
+func (t *transferBar) end() {
 	if t.bar == nil {
 		return
 	}

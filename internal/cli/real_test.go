@@ -90,7 +90,8 @@ func TestCommandLine(t *testing.T) {
 		f    func(*testing.T, *machine, string)
 	}{
 		{"exec", testExec}, {"exec input", testExecInput}, {"interrupt", testInterrupt}, {"detached", testDetached},
-		{"files", testFiles}, {"directories", testDirectories}, {"run", testRun}, {"run input", testRunInput},
+		{"files", testFiles}, {"directories", testDirectories},
+		{"destinations", testDestinations}, {"archives", testArchives}, {"broken copies", testBrokenCopies}, {"run", testRun}, {"run input", testRunInput},
 		{"run ends", testRunEnds}, {"lists", testLists}, {"lifecycle", testLifecycle}, {"images", testImages},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(t, &machine{m.Server, t}, id) })
@@ -240,49 +241,6 @@ func testFiles(t *testing.T, m *machine, id string) {
 		t.Errorf("a missing file: %d, %s", code, errs)
 	}
 	m.ok("exec", id, "--", "sh", "-c", "rm -rf /tmp/* /made /home/user/*")
-}
-
-func testDirectories(t *testing.T, m *machine, id string) {
-	src := t.TempDir()
-	for name, content := range map[string]string{"a/b/c": "deep", "run": "#!/bin/sh\necho ran\n", "empty": ""} {
-		path := filepath.Join(src, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink("a/b/c", filepath.Join(src, "link")); err != nil {
-		t.Fatal(err)
-	}
-	check := func(what, id string, link bool) {
-		t.Helper()
-		m.ok("cp", src, id+":/work")
-		if out := m.ok("exec", id, "--", "/work/run"); out != "ran\n" {
-			t.Errorf("%s: %q", what, out)
-		}
-		back := filepath.Join(t.TempDir(), "back")
-		m.ok("cp", id+":/work", back)
-		if data, err := os.ReadFile(filepath.Join(back, "a/b/c")); err != nil || string(data) != "deep" {
-			t.Errorf("%s: %q, %v", what, data, err)
-		}
-		target, err := os.Readlink(filepath.Join(back, "link"))
-		if link && (err != nil || target != "a/b/c") {
-			t.Errorf("%s: link %q, %v", what, target, err)
-		}
-	}
-	check("with tar", id, true)
-	m.ok("exec", id, "--", "rm", "-rf", "/work")
-
-	bare := m.create()
-	m.ok("exec", bare, "--", "rm", "/bin/tar")
-	if out, _, code := m.result(m.command("exec", bare, "--", "sh", "-c", "command -v tar")); code != 0 || out == "" {
-		check("without tar", bare, false)
-	} else {
-		t.Log("this busybox runs its own tar whatever is in /bin")
-	}
-	m.ok("rm", bare)
 }
 
 func testRun(t *testing.T, m *machine, _ string) {

@@ -56,6 +56,9 @@ type UnpackOptions struct {
 	// dropped, devices and FIFOs are skipped, and directories that are there
 	// keep their modes.
 	Foreign bool
+	// Name, when not empty, is for an archive of one file, which gets this name
+	// whatever its own is. Any other archive is an error.
+	Name string
 }
 
 // extractor makes what one archive holds.
@@ -96,6 +99,9 @@ func (x *extractor) run(body *bufio.Reader) error {
 		return badArchive("the archive is compressed with gzip; send it uncompressed")
 	}
 	err := x.entries(tar.NewReader(body))
+	if err == nil && x.opts.Name != "" && x.sum.Entries == 0 {
+		err = badArchive("the archive is empty")
+	}
 	if settled := x.settle(); err == nil {
 		err = settled
 	}
@@ -125,6 +131,12 @@ func (x *extractor) entries(tr *tar.Reader) error {
 				return badArchive("the body is not a tar archive: %v", err)
 			}
 			return badArchive("the archive is broken after entry %q: %v", last, err)
+		}
+		if x.opts.Name != "" {
+			if last != "" || hdr.Typeflag != tar.TypeReg {
+				return badArchive("the archive holds more or other than one file")
+			}
+			hdr.Name = x.opts.Name
 		}
 		last = clip(hdr.Name)
 		if err := x.entry(hdr, tr); err != nil {
