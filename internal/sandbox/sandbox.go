@@ -146,7 +146,8 @@ type Spec struct {
 	// Lifecycle is nil without hooks.
 	Lifecycle *Lifecycle `json:"lifecycle,omitempty"`
 	// NetworkPolicy, in normal form, says which destinations it may reach; nil
-	// for all public ones.
+	// for all public ones. It is never changed, only replaced: copies of the
+	// Spec share it.
 	NetworkPolicy *policy.Policy `json:"networkPolicy,omitempty"`
 	// CredentialProxy lets the host use credentials on its behalf.
 	CredentialProxy bool `json:"credentialProxy,omitempty"`
@@ -173,7 +174,8 @@ func (s *Spec) Clone() Spec {
 	c.Metadata = maps.Clone(s.Metadata)
 	c.Extensions = maps.Clone(s.Extensions)
 	c.Lifecycle = s.Lifecycle.Clone()
-	c.NetworkPolicy = s.NetworkPolicy.Clone()
+	// Shared, see the member: it may have thousands of rules, and this is done
+	// for every request to a port.
 	return c
 }
 
