@@ -53,7 +53,7 @@ const (
 	headerIngressTo = "Opensandbox-Ingress-To"
 	// headerIngressOld is deprecated in the contract.
 	headerIngressOld = "Open-Sandbox-Ingress"
-	headerPoweredBy  = "Reverse-Proxy-Server-Poweredby"
+	headerPoweredBy  = "Reverse-Proxy-Server-Powerby"
 )
 
 // ingress is a request in one of the forms.
