@@ -17,6 +17,10 @@ const (
 	maxPath    = 2048
 )
 
+// maxTarget is more than any name takes, in whatever alphabet. Mapping longer
+// ones would be work for nothing.
+const maxTarget = 1024
+
 // RuleError says what is wrong with a policy.
 type RuleError struct {
 	// Index is the rule's; -1 when the policy as a whole is wrong.
@@ -93,6 +97,8 @@ func normalizeTarget(s string) (string, error) {
 	switch {
 	case t == "":
 		return "", wrongTarget("is empty.")
+	case len(t) > maxTarget:
+		return "", wrongTarget("has %d bytes; no name has more than 253 characters.", len(t))
 	case strings.Contains(t, "://"):
 		return "", wrongTarget("is %q, a URL; leave out the scheme and the path.", clip(s))
 	case t == "*" || t == "*.":

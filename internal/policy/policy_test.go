@@ -36,6 +36,8 @@ func TestNormalize(t *testing.T) {
 		"fe80::1%eth0":                   "",
 		"a b.example":                    "",
 		strings.Repeat("a", 64) + ".com": "",
+		strings.Repeat("a.", 127) + "com": "",
+		strings.Repeat("ü", 1000):         "",
 	} {
 		p, err := Policy{Egress: []Rule{{Action: "allow", Target: "first.example"}, {Action: " ALLOW ", Target: in}}}.Normalize()
 		var bad *RuleError
