@@ -181,3 +181,15 @@ func wait[T any](t testing.TB, ch <-chan T, what string) T {
 		panic("unreachable")
 	}
 }
+
+// frontFor sends every request to one target.
+func frontFor(t testing.TB, g *Gateway, target *Target) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := g.Proxy(w, r, target); err != nil {
+			http.Error(w, err.Error(), 599)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv
+}
