@@ -25,6 +25,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/execd"
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
+	"github.com/paddock-sandbox/paddock/internal/execd/confine"
 	"github.com/paddock-sandbox/paddock/internal/execd/entrylog"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
@@ -46,6 +47,7 @@ type options struct {
 	port     int
 	listenFD int
 	logFD    int
+	filterFD int
 	token    string
 }
 
@@ -68,6 +70,9 @@ func run() error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	if err := seal(); err != nil {
+		return err
+	}
+	if err := confineTo(opts.filterFD); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -97,7 +102,7 @@ func run() error {
 }
 
 func parse(args []string, pid1 bool) (*options, error) {
-	o := &options{listenFD: -1, logFD: -1}
+	o := &options{listenFD: -1, logFD: -1, filterFD: -1}
 	// As PID 1 the engine's descriptors are expected, unless told otherwise.
 	if pid1 {
 		o.listenFD, o.logFD = hostapi.ListenerFD, hostapi.LogFD
@@ -106,6 +111,7 @@ func parse(args []string, pid1 bool) (*options, error) {
 	f.IntVar(&o.port, "port", defaultPort, "TCP `port` of the API on all IPv4 addresses; -1 for none")
 	f.IntVar(&o.listenFD, "listen-fd", o.listenFD, "`descriptor` of the engine's listening Unix socket; -1 for none, which opens the API at once")
 	f.IntVar(&o.logFD, "log-fd", o.logFD, "first `descriptor` of the two segments of the entrypoint's log; -1 for none")
+	f.IntVar(&o.filterFD, "filter-fd", o.filterFD, "`descriptor` of a compiled system call filter to run under; -1 when the runtime has installed it")
 	f.StringVar(&o.token, "access-token", os.Getenv("EXECD_ACCESS_TOKEN"), "`token` that every request must carry, without an engine; empty for none (env EXECD_ACCESS_TOKEN)")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -127,6 +133,20 @@ func seal() error {
 	}
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return closeOnExecOneByOne()
+	}
+	return nil
+}
+
+// confineTo puts execd, and so all that it will start, under the filter in a
+// file.
+func confineTo(fd int) error {
+	if fd < 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "filter")
+	defer f.Close()
+	if err := confine.InstallFrom(f); err != nil {
+		return fmt.Errorf("descriptor %d: %w", fd, err)
 	}
 	return nil
 }

@@ -194,8 +194,8 @@ type Egress struct {
 
 // Runtime is the [runtime] section.
 type Runtime struct {
-	// "crun". "runc" can be named, but sandboxes do not start with
-	// it yet.
+	// "crun", or "runc", which starts sandboxes more slowly. The wall around
+	// them is the same.
 	OCI string `toml:"oci"`
 	// Path of the binary. Empty means that it is looked up in PATH.
 	Path string `toml:"path"`

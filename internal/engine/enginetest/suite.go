@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +44,10 @@ type suite struct {
 }
 
 // Run holds the engines of newHost to the interface. newHost is called for each
-// test and skips it when the machine can't run the engine.
-func Run(t *testing.T, newHost func(t *testing.T) Host) {
+// test and skips it when the machine can't run the engine. With only, just the
+// tests of these names are run: for one more way to configure an engine that
+// passes all of them.
+func Run(t *testing.T, newHost func(t *testing.T) Host, only ...string) {
 	for _, test := range []struct {
 		name string
 		run  func(*suite)
@@ -71,6 +74,9 @@ func Run(t *testing.T, newHost func(t *testing.T) Host) {
 		{"ExitBetweenRuns", (*suite).testExitBetweenRuns},
 		{"RecreateAfterRestart", (*suite).testRecreateAfterRestart},
 	} {
+		if len(only) > 0 && !slices.Contains(only, test.name) {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			s := &suite{t: t, host: newHost(t), more: make(chan struct{})}
 			s.open(nil)

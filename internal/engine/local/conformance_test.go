@@ -17,31 +17,40 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	enginetest.Run(t, func(t *testing.T) enginetest.Host {
-		h := newHost(t)
-		return enginetest.Host{
-			Image: testImage,
-			Open: func(t *testing.T) sandbox.Engine {
-				e, err := New(context.Background(), h.opts)
-				if err != nil {
-					t.Fatal(err)
+	enginetest.Run(t, func(t *testing.T) enginetest.Host { return conformingHost(t, newHost(t)) })
+}
+
+// What a runtime has a part in: starting, failing, freezing, ending, and what a
+// later server finds.
+func TestConformanceWithRunc(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) enginetest.Host { return conformingHost(t, runcHost(t)) },
+		"CreateAndExec", "ParallelCreates", "FailedCreate", "CanceledCreate", "PauseAndResume",
+		"StopAndRemove", "Exits", "OutOfMemory", "Usage", "Recover", "RecreateAfterRestart")
+}
+
+func conformingHost(t *testing.T, h *host) enginetest.Host {
+	return enginetest.Host{
+		Image: testImage,
+		Open: func(t *testing.T) sandbox.Engine {
+			e, err := New(context.Background(), h.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		},
+		Leftovers: func(t *testing.T, id string) []string {
+			// The kernel removes a network namespace, and init reaps the
+			// dead, in their own time.
+			deadline := time.Now().Add(10 * time.Second)
+			for {
+				left := leftovers(t, h, id)
+				if len(left) == 0 || time.Now().After(deadline) {
+					return left
 				}
-				return e
-			},
-			Leftovers: func(t *testing.T, id string) []string {
-				// The kernel removes a network namespace, and init reaps the
-				// dead, in their own time.
-				deadline := time.Now().Add(10 * time.Second)
-				for {
-					left := leftovers(t, h, id)
-					if len(left) == 0 || time.Now().After(deadline) {
-						return left
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-			},
-		}
-	})
+				time.Sleep(5 * time.Millisecond)
+			}
+		},
+	}
 }
 
 // leftovers names what the host has of a sandbox.
@@ -49,8 +58,8 @@ func leftovers(t *testing.T, h *host, id string) []string {
 	t.Helper()
 	var found []string
 	for _, pattern := range []string{
-		"/sys/fs/cgroup/*/" + id, "/sys/fs/cgroup/*/*/" + id,
-		h.opts.RunDir + "/*/s/" + id, h.opts.RunDir + "/*/runtime/" + id,
+		"/sys/fs/cgroup/*/*" + id, "/sys/fs/cgroup/*/*/*" + id, "/sys/fs/cgroup/*/*/*/*" + id,
+		h.opts.RunDir + "/*/s/" + id, h.opts.RunDir + "/*/runtime/*" + id,
 		h.opts.DataDir + "/sandboxes/" + id + "/upper", h.opts.DataDir + "/sandboxes/" + id + "/work",
 	} {
 		paths, err := filepath.Glob(pattern)

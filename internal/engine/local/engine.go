@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/egress"
@@ -56,9 +55,7 @@ type Engine struct {
 	pool       *pool
 	trash      *trash
 
-	seccompBPF     []byte
-	seccompProfile *specs.LinuxSeccomp
-	maxFiles       uint64
+	maxFiles uint64
 
 	mu   sync.RWMutex
 	live map[string]*shell // claimed, by id
@@ -111,13 +108,16 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.maxFiles, err = maxOpenFiles(); err != nil {
 		return err
 	}
-	if e.runtime, err = oci.New(oci.Kind(e.opts.OCIRuntime), e.opts.OCIPath, filepath.Join(e.in.runDir, "runtime")); err != nil {
+	if err := e.takeBackNull(); err != nil {
 		return err
 	}
-	if e.seccompBPF, err = seccomp.Compile(); err != nil {
+	filter, err := seccomp.Compile()
+	if err != nil {
 		return fmt.Errorf("compiling the seccomp profile: %w", err)
 	}
-	e.seccompProfile = seccomp.Profile()
+	if e.runtime, err = oci.New(oci.Kind(e.opts.OCIRuntime), e.opts.OCIPath, filepath.Join(e.in.runDir, "runtime"), filter); err != nil {
+		return err
+	}
 	host, err := cgroup.Detect()
 	if err != nil {
 		return err
@@ -266,6 +266,9 @@ func (e *Engine) Close() error {
 		errs = append(errs, e.runtime.Close())
 	}
 	errs = append(errs, e.leave())
+	if e.network != nil {
+		errs = append(errs, e.network.Close())
+	}
 	for _, p := range []*cgroup.Parent{e.cgroups, e.gpuCgroups} {
 		if p != nil {
 			p.Close()

@@ -13,7 +13,6 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/gpu"
-	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
@@ -27,11 +26,6 @@ import (
 func (e *Engine) checkGPUs(asked string) error {
 	if asked == "" {
 		return nil
-	}
-	if e.runtime.Kind() != oci.Crun {
-		// runc sets a device policy itself, which knows nothing of the GPUs.
-		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
-			"resourceLimits.gpu: GPUs need the OCI runtime crun, and this server uses %s. Leave it out, or have the server's operator set runtime.oci to \"crun\".", e.runtime.Kind())
 	}
 	return gpuError(e.gpus.Check(asked))
 }

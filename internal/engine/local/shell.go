@@ -219,19 +219,7 @@ func (e *Engine) logFile(id string, segment int) string {
 }
 
 func (e *Engine) ociShell(s *shell) *oci.Shell {
-	sh := &oci.Shell{
-		ID:         s.id,
-		Root:       e.rootDir(),
-		Base:       s.base,
-		MaxFiles:   e.maxFiles,
-		CgroupPath: "/" + e.in.cgroupName() + "/" + s.id,
-	}
-	if e.runtime.Kind() == oci.Crun {
-		sh.SeccompBPF = e.seccompBPF
-	} else {
-		sh.SeccompProfile = e.seccompProfile
-	}
-	return sh
+	return &oci.Shell{ID: s.id, Root: e.rootDir(), Base: s.base, MaxFiles: e.maxFiles}
 }
 
 // openNamespaces opens the shell's mount and user namespaces, kept in s, and

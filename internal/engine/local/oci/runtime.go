@@ -3,17 +3,22 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/paddock-sandbox/paddock/internal/engine/local/seccomp"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
@@ -33,6 +38,10 @@ type Runtime struct {
 	// mountNS is the mount namespace that the runtime is started in; -1 means
 	// the caller's own.
 	mountNS int
+	// filter is the compiled system call filter, and filterFile a sealed file
+	// with it for execd to read; nil where the runtime takes the filter.
+	filter     []byte
+	filterFile *os.File
 }
 
 // Start is one shell to be started.
@@ -48,8 +57,9 @@ type Start struct {
 }
 
 // New finds the runtime's binary; path may be empty for a search in $PATH.
-// root must be on tmpfs: it is written on every start.
-func New(kind Kind, path, root string) (*Runtime, error) {
+// root must be on tmpfs: it is written on every start. Every shell runs under
+// filter, a program that package seccomp compiled.
+func New(kind Kind, path, root string, filter []byte) (*Runtime, error) {
 	if path == "" {
 		path = string(kind)
 	}
@@ -60,19 +70,53 @@ func New(kind Kind, path, root string) (*Runtime, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
-	r := &Runtime{kind: kind, path: found, root: root}
-	if r.mountNS, err = withoutUnifiedCgroup(); err != nil {
+	r := &Runtime{kind: kind, path: found, root: root, mountNS: -1, filter: filter}
+	if kind == Crun {
+		r.mountNS, err = withoutUnifiedCgroup()
+	} else {
+		r.mountNS, err = withReadOnlyCgroups()
+	}
+	if err != nil {
 		return nil, err
+	}
+	if kind != Crun {
+		if r.filterFile, err = sealedFile("system-call-filter", filter); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
 	}
 	return r, nil
 }
 
 // Close releases what New opened.
 func (r *Runtime) Close() error {
-	if r.mountNS < 0 {
-		return nil
+	var errs []error
+	if r.mountNS >= 0 {
+		errs = append(errs, unix.Close(r.mountNS))
 	}
-	return unix.Close(r.mountNS)
+	if r.filterFile != nil {
+		errs = append(errs, r.filterFile.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// sealedFile returns a file in memory whose content nobody can change: one
+// descriptor of it goes into every sandbox.
+func sealedFile(name string, content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("making a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(content); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("writing a file in memory: %w", err)
+	}
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("sealing a file in memory: %w", err)
+	}
+	return f, nil
 }
 
 // Kind says which runtime this is.
@@ -81,7 +125,7 @@ func (r *Runtime) Kind() Kind { return r.kind }
 // Run starts a shell and returns the host pid of its execd. When it fails no
 // process is left.
 func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
-	spec, err := json.Marshal(s.Shell.spec())
+	spec, err := json.Marshal(r.spec(s))
 	if err != nil {
 		return 0, err
 	}
@@ -97,6 +141,15 @@ func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
 	return readPID(filepath.Join(s.Bundle, "pid"))
 }
 
+// emptyPipe returns a pipe's end from which there is nothing to read.
+func emptyPipe() (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe for the shell's standard input: %w", err)
+	}
+	return r, w.Close()
+}
+
 func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 	if err := r.enterMountNS(); err != nil {
 		return err
@@ -106,9 +159,16 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 		return err
 	}
 	defer errLog.Close()
+	stdin, err := emptyPipe()
+	if err != nil {
+		return err
+	}
+	defer stdin.Close()
 	cmd := exec.CommandContext(ctx, r.path, r.args(s)...)
-	cmd.ExtraFiles = s.Files
-	cmd.Stderr = errLog
+	cmd.ExtraFiles = r.files(s)
+	// crun gives standard streams to the sandbox's root. As /dev/null that
+	// would be the host's own, which all sandboxes have, too.
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, errLog, errLog
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	begin := (*exec.Cmd).Start
 	if s.Begin != nil {
@@ -123,15 +183,57 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 	return nil
 }
 
+// spec is the runtime specification, with the filter in the form that the
+// runtime takes.
+func (r *Runtime) spec(s *Start) *specs.Spec {
+	spec := s.Shell.spec()
+	if r.filterFile == nil {
+		spec.Annotations = map[string]string{seccomp.CrunAnnotation: base64.StdEncoding.EncodeToString(r.filter)}
+		return spec
+	}
+	// runc only takes a profile, which libseccomp compiles at every start, and
+	// to which it answers differently where it doesn't know a call.
+	spec.Process.Args = append(spec.Process.Args, "--filter-fd", strconv.Itoa(firstFD+len(s.Files)))
+	return spec
+}
+
+// firstFD is the descriptor that the first of Start.Files becomes.
+const firstFD = 3
+
+// files are those that execd inherits.
+func (r *Runtime) files(s *Start) []*os.File {
+	if r.filterFile == nil {
+		return s.Files
+	}
+	return append(slices.Clone(s.Files), r.filterFile)
+}
+
+// args make cgroups none of the runtime's business: package cgroup makes them,
+// once, in a known place, on every kind of host.
 func (r *Runtime) args(s *Start) []string {
 	args := []string{"--root", r.root, "--log", filepath.Join(s.Bundle, "runtime.log")}
 	if r.kind == Crun {
-		// cgroups are made by package cgroup: once, in a known place, on
-		// every kind of host.
 		args = append(args, "--cgroup-manager=disabled")
+	} else {
+		// With this, runc goes on where it may not make a cgroup, and
+		// withReadOnlyCgroups sees to it that it never may.
+		args = append(args, "--rootless=true")
 	}
-	return append(args, "run", "-d", "--preserve-fds", strconv.Itoa(len(s.Files)),
-		"--pid-file", filepath.Join(s.Bundle, "pid"), "--bundle", s.Bundle, s.Shell.ID)
+	return append(args, "run", "-d", "--preserve-fds", strconv.Itoa(len(r.files(s))),
+		"--pid-file", filepath.Join(s.Bundle, "pid"), "--bundle", s.Bundle, r.container(s.Shell.ID))
+}
+
+// runcPrefix is before a shell's id in the name of runc's container. On cgroup
+// v2 runc takes a cgroup of the container's name, beside the one that it is
+// started in, for the container's; there must be none.
+const runcPrefix = "shell-"
+
+// container is the runtime's name for a shell.
+func (r *Runtime) container(id string) string {
+	if r.kind == Crun {
+		return id
+	}
+	return runcPrefix + id
 }
 
 // explain adds what the runtime logged.
@@ -149,14 +251,16 @@ func (r *Runtime) explain(s *Start, err error) error {
 	return fmt.Errorf("%s run: %w: %s", r.kind, err, strings.Join(said, "; "))
 }
 
-// Forget drops the runtime's own state of a container. Its processes, mounts
+// Forget drops the state of a shell that the runtime keeps; a configuration may
+// have named the other one when the shell was made. Its processes, mounts
 // and cgroups are ended by the engine, which makes the runtime's delete command
 // a needless process start.
 func (r *Runtime) Forget(id string) error {
-	return os.RemoveAll(filepath.Join(r.root, id))
+	return errors.Join(os.RemoveAll(filepath.Join(r.root, id)), os.RemoveAll(filepath.Join(r.root, runcPrefix+id)))
 }
 
-// Known lists the containers that the runtime has state of.
+// Known lists the shells that the runtime, or the other one before it, has state
+// of.
 func (r *Runtime) Known() ([]string, error) {
 	entries, err := os.ReadDir(r.root)
 	if err != nil {
@@ -165,60 +269,10 @@ func (r *Runtime) Known() ([]string, error) {
 	var ids []string
 	for _, e := range entries {
 		if e.IsDir() {
-			ids = append(ids, e.Name())
+			ids = append(ids, strings.TrimPrefix(e.Name(), runcPrefix))
 		}
 	}
 	return ids, nil
-}
-
-// withoutUnifiedCgroup returns a mount namespace in which the cgroup v2
-// hierarchy of a hybrid host is not to be seen, or -1 on other hosts. crun
-// refuses a hybrid host while a controller sits on v2 ("cgroups in hybrid mode
-// not supported"), and unmounting it for everybody is not ours to do. Mounts and
-// unmounts of the host still reach the namespace.
-func withoutUnifiedCgroup() (int, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(unifiedCgroup, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-		return -1, nil
-	}
-	fd := -1
-	err := thread.Run(func() (err error) {
-		fd, err = hideUnifiedCgroup()
-		return err
-	})
-	return fd, err
-}
-
-// unifiedCgroup is where hybrid hosts mount the cgroup v2 hierarchy
-// (systemd's convention, which crun follows).
-const unifiedCgroup = "/sys/fs/cgroup/unified"
-
-func hideUnifiedCgroup() (int, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return -1, fmt.Errorf("making a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return -1, fmt.Errorf("detaching the mount namespace: %w", err)
-	}
-	if err := unix.Unmount(unifiedCgroup, unix.MNT_DETACH); err != nil {
-		return -1, fmt.Errorf("hiding %s: %w", unifiedCgroup, err)
-	}
-	return unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-}
-
-// enterMountNS moves the calling thread, which is not used for anything else
-// afterwards.
-func (r *Runtime) enterMountNS() error {
-	if r.mountNS < 0 {
-		return nil
-	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unsharing the thread's root: %w", err)
-	}
-	if err := unix.Setns(r.mountNS, unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("entering the mount namespace: %w", err)
-	}
-	return nil
 }
 
 func readPID(file string) (int, error) {

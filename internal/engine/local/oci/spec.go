@@ -1,10 +1,6 @@
 package oci
 
-import (
-	"encoding/base64"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-)
+import specs "github.com/opencontainers/runtime-spec/specs-go"
 
 // IDRange is how many user and group ids a sandbox has.
 const IDRange = 65536
@@ -20,17 +16,11 @@ type Shell struct {
 	// MaxFiles is the limit of open files per process; it may not be above
 	// the server's own hard limit, because raising it is a host privilege.
 	MaxFiles uint64
-	// CgroupPath is the cgroup that a runtime which insists on managing it
-	// puts the shell in.
-	CgroupPath string
-	// SeccompBPF is a compiled filter for runtimes that take one ready
-	// (crun); SeccompProfile the same as data for those that compile.
-	SeccompBPF     []byte
-	SeccompProfile *specs.LinuxSeccomp
-	// Devices and Mounts are added for sandboxes that a pooled shell can't
-	// express.
-	Devices []specs.LinuxDevice
-	Mounts  []specs.Mount
+	// Args are execd's arguments.
+	Args []string
+	// Join are namespaces that exist already, by path, which are entered and not
+	// made. With a user namespace among them the others must belong to it.
+	Join map[specs.LinuxNamespaceType]string
 }
 
 // Capabilities that root in a sandbox keeps. They hold only over the sandbox's
@@ -55,7 +45,8 @@ var readonlyPaths = []string{
 	"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 }
 
-// spec builds the runtime specification.
+// spec builds the runtime specification, but for the system call filter. There
+// is no cgroup in it: see Runtime.args.
 func (s *Shell) spec() *specs.Spec {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: s.Base, Size: IDRange}}
 	spec := &specs.Spec{
@@ -64,7 +55,7 @@ func (s *Shell) spec() *specs.Spec {
 		Hostname: Hostname(s.ID),
 		Process: &specs.Process{
 			User:            specs.User{UID: 0, GID: 0},
-			Args:            []string{"/execd"},
+			Args:            append([]string{"/execd"}, s.Args...),
 			Env:             []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 			Cwd:             "/",
 			NoNewPrivileges: true,
@@ -82,7 +73,6 @@ func (s *Shell) spec() *specs.Spec {
 		Linux: &specs.Linux{
 			UIDMappings:       ids,
 			GIDMappings:       ids,
-			CgroupsPath:       s.CgroupPath,
 			RootfsPropagation: "private",
 			MaskedPaths:       maskedPaths,
 			ReadonlyPaths:     readonlyPaths,
@@ -98,19 +88,23 @@ func (s *Shell) spec() *specs.Spec {
 				"net.ipv4.ip_unprivileged_port_start": "0",
 				"net.ipv4.ping_group_range":           "0 65535",
 			},
-			Devices: s.Devices,
 		},
 	}
-	spec.Mounts = append(spec.Mounts, s.Mounts...)
-	switch {
-	case s.SeccompBPF != nil:
-		spec.Annotations = map[string]string{
-			"run.oci.seccomp_bpf_data": base64.StdEncoding.EncodeToString(s.SeccompBPF),
-		}
-	case s.SeccompProfile != nil:
-		spec.Linux.Seccomp = s.SeccompProfile
-	}
+	s.join(spec.Linux)
 	return spec
+}
+
+// join puts in the namespaces that exist already. Their owner has set them up.
+func (s *Shell) join(l *specs.Linux) {
+	for i := range l.Namespaces {
+		l.Namespaces[i].Path = s.Join[l.Namespaces[i].Type]
+	}
+	if s.Join[specs.UserNamespace] != "" {
+		l.UIDMappings, l.GIDMappings = nil, nil
+	}
+	if s.Join[specs.NetworkNamespace] != "" {
+		l.Sysctl = nil
+	}
 }
 
 // shellMounts are the kernel filesystems of a shell; package rootfs moves them

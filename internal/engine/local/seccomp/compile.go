@@ -34,7 +34,6 @@ const maxInstructions = 4096
 // machine is an architecture that programs are made for.
 type machine struct {
 	name   string // as Go calls it
-	oci    string // as the OCI runtime specification calls it
 	audit  uint32 // AUDIT_ARCH_…, what the kernel reports for its calls
 	number map[string]uint32
 }
@@ -42,8 +41,8 @@ type machine struct {
 //go:generate go run gen.go
 
 var machines = []machine{
-	{"amd64", "SCMP_ARCH_X86_64", unix.AUDIT_ARCH_X86_64, amd64Numbers},
-	{"arm64", "SCMP_ARCH_AARCH64", unix.AUDIT_ARCH_AARCH64, arm64Numbers},
+	{"amd64", unix.AUDIT_ARCH_X86_64, amd64Numbers},
+	{"arm64", unix.AUDIT_ARCH_AARCH64, arm64Numbers},
 }
 
 func machineOf(goarch string) (machine, error) {

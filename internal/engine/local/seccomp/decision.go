@@ -42,10 +42,6 @@ type test struct {
 	mask      uint32 // applied before comparing
 	cases     []branch
 	otherwise decision
-	// domain is the number of values that mean something today (0 to
-	// domain-1). The OCI form can't say "every other value", so there it is
-	// spelt out for these; 0 leaves "otherwise" to the default action.
-	domain uint32
 }
 
 // branch goes on with then if the masked argument is one of the values.

@@ -185,7 +185,6 @@ var table = []group{
 			mask:      fullMask,
 			cases:     []branch{{[]uint32{unix.AF_UNIX}, allow}},
 			otherwise: fail(unix.EAFNOSUPPORT),
-			domain:    familyCount,
 		}),
 		calls: []string{"socketpair"},
 	},
@@ -319,16 +318,9 @@ const (
 	personalityQuery = 0xffffffff
 )
 
-const (
-	// familyCount is AF_MAX (include/linux/socket.h, Linux 6.18).
-	familyCount = 46
-	// netlinkCount is one more than NETLINK_SMC, the last netlink protocol
-	// (include/uapi/linux/netlink.h).
-	netlinkCount = 23
-	// socketTypeMask leaves the type and drops SOCK_CLOEXEC and SOCK_NONBLOCK
-	// (SOCK_TYPE_MASK in include/linux/net.h).
-	socketTypeMask = 0xf
-)
+// socketTypeMask leaves the type and drops SOCK_CLOEXEC and SOCK_NONBLOCK
+// (SOCK_TYPE_MASK in include/linux/net.h).
+const socketTypeMask = 0xf
 
 // socketFamilies allows local, internet and netlink sockets. Every other family
 // is code that few use, that the kernel loads when somebody asks for it, and
@@ -345,7 +337,6 @@ var socketFamilies = on(test{
 		{[]uint32{unix.AF_NETLINK}, netlinkProtocols},
 	},
 	otherwise: fail(unix.EAFNOSUPPORT),
-	domain:    familyCount,
 })
 
 // internetTypes keeps out SOCK_PACKET, which the kernel turns into an AF_PACKET
@@ -359,7 +350,6 @@ var internetTypes = on(test{
 		{[]uint32{unix.SOCK_RAW}, allow},
 	},
 	otherwise: fail(unix.ESOCKTNOSUPPORT),
-	domain:    socketTypeMask + 1,
 })
 
 // internetProtocols keeps out SCTP, DCCP, L2TP and what else the kernel would
@@ -389,5 +379,4 @@ var netlinkProtocols = on(test{
 		unix.NETLINK_KOBJECT_UEVENT,
 	}, allow}},
 	otherwise: fail(unix.EPROTONOSUPPORT),
-	domain:    netlinkCount,
 })

@@ -2,12 +2,10 @@ package seccomp
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"testing"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -249,18 +247,6 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// The constants are the kernel's; nothing checks them for us at build time.
-func TestFamilyConstants(t *testing.T) {
-	if got := specs.OpMaskedEqual; got != "SCMP_CMP_MASKED_EQ" {
-		t.Fatal(got)
-	}
-	for _, family := range []uint32{unix.AF_VSOCK, unix.AF_ALG, unix.AF_XDP, unix.AF_SMC, unix.AF_QIPCRTR} {
-		if family >= familyCount {
-			t.Errorf("family %d is beyond familyCount", family)
-		}
-	}
-}
-
 // The compiled program and the plain evaluation of the table must agree on
 // every call, whatever the arguments.
 func TestProgramAgreesWithTable(t *testing.T) {
@@ -290,74 +276,6 @@ func TestProgramAgreesWithTable(t *testing.T) {
 				rt.Fatalf("%s: call %d(%#x): program says %#x, table says %#x", p.name, nr, args, uint32(got), uint32(want))
 			}
 		})
-	}
-}
-
-// The OCI form must allow what the program allows, and its rules for one call
-// must exclude each other.
-func TestProfileAgreesWithTable(t *testing.T) {
-	prof := Profile()
-	if prof.DefaultAction != specs.ActErrno || prof.DefaultErrnoRet == nil || *prof.DefaultErrnoRet != uint(unix.EPERM) {
-		t.Fatalf("default: %v", prof.DefaultAction)
-	}
-	if _, err := json.Marshal(prof); err != nil {
-		t.Fatal(err)
-	}
-	rulesOf := map[string][]specs.LinuxSyscall{}
-	for _, r := range prof.Syscalls {
-		for _, name := range r.Names {
-			rulesOf[name] = append(rulesOf[name], r)
-		}
-	}
-	check := func(rt interface{ Fatalf(string, ...any) }, name string, d decision, args [6]uint64) {
-		act, matches := actEPERM, 0
-		for _, r := range rulesOf[name] {
-			if !slices.ContainsFunc(r.Args, func(a specs.LinuxSeccompArg) bool {
-				return args[a.Index]&a.Value != a.ValueTwo
-			}) {
-				matches++
-				act = actAllow
-				if r.Action == specs.ActErrno {
-					act = actErrno(unix.Errno(*r.ErrnoRet))
-				}
-			}
-		}
-		if matches > 1 {
-			rt.Fatalf("%s(%#x): %d rules match", name, args, matches)
-		}
-		want := d.at(args)
-		if (act == actAllow) != (want == actAllow) {
-			rt.Fatalf("%s(%#x): OCI form says %#x, table says %#x", name, args, uint32(act), uint32(want))
-		}
-		if act != actEPERM && act != want {
-			rt.Fatalf("%s(%#x): OCI form says %#x, table says %#x", name, args, uint32(act), uint32(want))
-		}
-	}
-	m, err := machineOf("amd64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	native := prof.Architectures[0] == specs.Arch(m.oci)
-	for _, g := range table {
-		for _, name := range g.calls {
-			if _, ok := m.number[name]; !ok && native {
-				if len(rulesOf[name]) > 0 {
-					t.Errorf("%s: a rule for a call that the architecture lacks", name)
-				}
-				continue
-			}
-			if g.what.test == nil {
-				check(t, name, g.what, [6]uint64{})
-				continue
-			}
-			rapid.Check(t, func(rt *rapid.T) {
-				var args [6]uint64
-				for i := range args {
-					args[i] = rapid.OneOf(rapid.Uint64Range(0, 64), rapid.Uint64()).Draw(rt, fmt.Sprint("arg", i))
-				}
-				check(rt, name, g.what, args)
-			})
-		}
 	}
 }
 
