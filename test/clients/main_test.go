@@ -82,7 +82,11 @@ func start(binary, archive string) error {
 	}
 	o := harness.Options{
 		Binary: binary, DataDir: filepath.Join(shared.work, "data"),
-		Settings: map[string]string{"pool.size": "4"},
+		Settings: map[string]string{
+			"pool.size": "4",
+			// Sandboxes may read what scripts/clients.sh has installed.
+			"storage.allowed_host_paths": filepath.Join(filepath.Dir(archive), "clients"),
+		},
 	}
 	if o.RunDir, err = harness.RunDir(); err != nil {
 		return err
