@@ -15,9 +15,10 @@ import (
 // say. They are safe for concurrent use.
 type Filter interface {
 	// SetPolicy replaces a sandbox's policy in one step; nil takes it away.
-	// Addresses in forget are learned no longer. Connections that are forbidden
-	// now are cut.
+	// Addresses in forget are learned no longer.
 	SetPolicy(ctx context.Context, sandbox netip.Addr, c *policy.Compiled, forget []netip.Addr) error
+	// CutForbidden ends the connections that the policy does not let pass.
+	CutForbidden(sandbox netip.Addr) error
 	// Learn makes addresses reachable for a while.
 	Learn(ctx context.Context, sandbox netip.Addr, addrs []netip.Addr, lifetime time.Duration) error
 	// Opens reports whether an address is public, or opened by a rule or by the
@@ -110,14 +111,23 @@ func newSandbox(id string, addr netip.Addr) *sandbox {
 // ErrGone is returned by Set when the sandbox was removed meanwhile.
 var ErrGone = errors.New("the sandbox is gone")
 
+// Begin puts a sandbox under a policy that runs nothing of a user's yet and so
+// has no connections.
+func (e *Enforcer) Begin(ctx context.Context, id string, addr netip.Addr, p policy.Policy) error {
+	return e.set(ctx, id, addr, p, false)
+}
+
 // Set puts a sandbox under a policy in normal form, or replaces its policy. When
 // it returns nil the policy is in force and connections that it forbids are cut;
 // when it fails the old one still is.
 func (e *Enforcer) Set(ctx context.Context, id string, addr netip.Addr, p policy.Policy) error {
+	return e.set(ctx, id, addr, p, true)
+}
+
+func (e *Enforcer) set(ctx context.Context, id string, addr netip.Addr, p policy.Policy, cut bool) error {
 	e.mu.Lock()
 	s := e.by[addr]
-	first := s == nil
-	if first {
+	if s == nil {
 		s = newSandbox(id, addr)
 		// Nothing is decided by it before it has rules.
 		e.by[addr] = s
@@ -129,18 +139,38 @@ func (e *Enforcer) Set(ctx context.Context, id string, addr netip.Addr, p policy
 	if s.gone {
 		return ErrGone
 	}
-	next := policy.Compile(p)
+	old, next := s.state(), policy.Compile(p)
 	forget := s.forbiddenBy(next)
 	if err := e.filter.SetPolicy(ctx, addr, next, forget); err != nil {
-		if first {
+		if old == nil {
 			e.forget(s)
 		}
 		return err
 	}
 	s.apply(next, forget)
+	if !cut {
+		return nil
+	}
+	if err := e.filter.CutForbidden(addr); err != nil {
+		return errors.Join(err, e.restore(context.WithoutCancel(ctx), s, old))
+	}
 	if c := e.connections(); c != nil {
 		c.Recheck(addr)
 	}
+	return nil
+}
+
+// restore undoes a change; s.change is held. Names that were forgotten with it
+// must be looked up again.
+func (e *Enforcer) restore(ctx context.Context, s *sandbox, old *policy.Compiled) error {
+	if err := e.filter.SetPolicy(ctx, s.addr, old, nil); err != nil {
+		return err
+	}
+	if old == nil {
+		e.forget(s)
+		return nil
+	}
+	s.apply(old, nil)
 	return nil
 }
 

@@ -30,6 +30,7 @@ type recorder struct {
 	learned map[netip.Addr]time.Time
 	now     func() time.Time
 	err     error
+	cutErr  error
 	set     int
 }
 
@@ -43,6 +44,8 @@ func (r *recorder) SetPolicy(_ context.Context, _ netip.Addr, c *policy.Compiled
 	}
 	return nil
 }
+
+func (r *recorder) CutForbidden(netip.Addr) error { return r.cutErr }
 
 func (r *recorder) Learn(_ context.Context, _ netip.Addr, addrs []netip.Addr, life time.Duration) error {
 	if r.err != nil {
@@ -293,6 +296,13 @@ func TestFailedChange(t *testing.T) {
 	if err := e.Set(context.Background(), "new", second, rules(t, policy.Deny)); err == nil {
 		t.Fatal("no error")
 	}
+	r.err, r.cutErr = nil, errors.New("the kernel says no")
+	if err := e.Set(context.Background(), "box", box, rules(t, policy.Deny)); err == nil {
+		t.Fatal("no error")
+	}
+	if decide(e, "allowed.example.", dns.TypeA) != egress.Allow {
+		t.Error("the old policy is gone")
+	}
 	if _, ok := e.Sandbox(second); ok {
 		t.Error("a policy that never was is known")
 	}
@@ -334,7 +344,9 @@ func TestLearnedFollowsPolicy(t *testing.T) {
 					}
 				}
 			},
-			"time": func(t *rapid.T) { c.t = c.t.Add(time.Duration(rapid.IntRange(1, 400).Draw(t, "seconds")) * time.Second) },
+			"time": func(t *rapid.T) {
+				c.t = c.t.Add(time.Duration(rapid.IntRange(1, 400).Draw(t, "seconds")) * time.Second)
+			},
 			"": func(t *rapid.T) {
 				for _, a := range addrs {
 					if r.has(a) {

@@ -181,7 +181,7 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	}
 	addHooks(claim, req.Spec.Lifecycle)
 	if p := req.Spec.NetworkPolicy; p != nil {
-		if err := e.applyPolicy(ctx, s, p); err != nil {
+		if err := e.applyPolicy(ctx, s, p, e.enforcer.Begin); err != nil {
 			return made, fmt.Errorf("applying the network policy: %w", err)
 		}
 		steps.done("policy")

@@ -44,6 +44,8 @@ func (f filter) SetPolicy(ctx context.Context, addr netip.Addr, c *policy.Compil
 	return f.network.SetPolicy(ctx, addr, packetPolicy(c), forget)
 }
 
+func (f filter) CutForbidden(addr netip.Addr) error { return f.network.CutForbidden(addr) }
+
 func (f filter) Learn(ctx context.Context, addr netip.Addr, addrs []netip.Addr, lifetime time.Duration) error {
 	list := make([]network.Learned, 0, len(addrs))
 	for _, a := range addrs {
@@ -171,16 +173,19 @@ func (e *Engine) SetPolicy(ctx context.Context, id string, p *policy.Policy) err
 	if err != nil {
 		return err
 	}
-	if err := e.applyPolicy(ctx, s, p); err != nil {
+	if err := e.applyPolicy(ctx, s, p, e.enforcer.Set); err != nil {
 		return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeInternal,
 			Message: fmt.Sprintf("The network policy of sandbox %q could not be applied: %v", id, err), Err: err}
 	}
 	return nil
 }
 
+// enforceFunc is one of the Enforcer's ways to put a sandbox under a policy.
+type enforceFunc func(ctx context.Context, id string, addr netip.Addr, p policy.Policy) error
+
 // applyPolicy records a policy and enforces it. Of two different ones the
 // recorded is never more than one change ahead.
-func (e *Engine) applyPolicy(ctx context.Context, s *shell, p *policy.Policy) error {
+func (e *Engine) applyPolicy(ctx context.Context, s *shell, p *policy.Policy, enforce enforceFunc) error {
 	path := filepath.Join(e.in.run(s.id), policyFile)
 	if p == nil {
 		if err := e.enforcer.Remove(ctx, s.addr); err != nil {
@@ -202,7 +207,7 @@ func (e *Engine) applyPolicy(ctx context.Context, s *shell, p *policy.Policy) er
 	if err := writeFile(path, b); err != nil {
 		return err
 	}
-	err = e.enforcer.Set(ctx, s.id, s.addr, *p)
+	err = enforce(ctx, s.id, s.addr, *p)
 	if err == nil {
 		return nil
 	}
@@ -226,7 +231,7 @@ func (e *Engine) dropPolicy(ctx context.Context, s *shell) error {
 // one in force, where a server died between the two.
 func (e *Engine) restorePolicy(ctx context.Context, s *shell, p *policy.Policy) error {
 	if p == nil {
-		return e.applyPolicy(ctx, s, nil)
+		return e.applyPolicy(ctx, s, nil, nil)
 	}
 	want, err := json.Marshal(p)
 	if err != nil {
@@ -236,7 +241,7 @@ func (e *Engine) restorePolicy(ctx context.Context, s *shell, p *policy.Policy) 
 	if err == nil && string(have) == string(want) {
 		return nil
 	}
-	return e.applyPolicy(ctx, s, p)
+	return e.applyPolicy(ctx, s, p, e.enforcer.Set)
 }
 
 // recordedPolicy is a policy from a run directory.

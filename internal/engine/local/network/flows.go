@@ -3,22 +3,48 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// cutForbidden forgets the connections of a sandbox that its policy no longer
-// lets pass. The sandbox's own packets are stopped by the rules, which look at
-// each; this stops those of the other side, which are let in as replies to a
-// connection that is known.
-func (n *Network) cutForbidden(sandbox netip.Addr, in *installed) error {
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, forbidden{n, sandbox, in})
-	if err != nil {
+// CutForbidden forgets the connections of a sandbox that its policy does not let
+// pass. The sandbox's own packets are stopped by the rules, which look at each;
+// this stops those of the other side, which are let in as replies to a
+// connection that is known. The kernel goes through the tracked connections of
+// the whole host for it, which takes some milliseconds.
+func (n *Network) CutForbidden(sandbox netip.Addr) error {
+	n.firewall.Lock()
+	in := n.policies[sandbox]
+	n.firewall.Unlock()
+	if in == nil {
+		return nil
+	}
+	n.tracking.Lock()
+	defer n.tracking.Unlock()
+	if n.flows == nil {
+		// Kept open for the reason that socket is.
+		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return fmt.Errorf("opening a netlink socket for connections: %w", err)
+		}
+		if err := h.SetSocketTimeout(flowsTimeout); err != nil {
+			h.Close()
+			return err
+		}
+		n.flows = h
+	}
+	if _, err := n.flows.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, forbidden{n, sandbox, in}); err != nil {
+		n.flows.Close()
+		n.flows = nil
 		return fmt.Errorf("cutting connections of %s: %w", sandbox, err)
 	}
 	return nil
 }
+
+// flowsTimeout bounds each step of going through the tracked connections.
+const flowsTimeout = 10 * time.Second
 
 // forbidden picks the connections to cut.
 type forbidden struct {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,8 +63,8 @@ func checkRanges(ranges []netip.Prefix) error {
 	return nil
 }
 
-// Network is an instance's network. It is safe for concurrent use. It holds
-// nothing that needs closing: what it made stays on the host until Teardown.
+// Network is an instance's network. It is safe for concurrent use. What it made
+// stays on the host until Teardown, also after Close.
 type Network struct {
 	name    string
 	prefix  string // of interface names
@@ -77,9 +78,15 @@ type Network struct {
 	// shut are the ranges that only a rule opens, never those that none does.
 	shut, never []span
 
-	// firewall serialises changes of the table, and guards policies.
+	// firewall serialises changes of the table, and guards what follows.
 	firewall sync.Mutex
 	policies map[netip.Addr]*installed
+	// socket is kept open for changes of policies; nil while there is none.
+	socket *socket
+
+	// tracking guards flows, which is open between changes; nil before.
+	tracking sync.Mutex
+	flows    *netlink.Handle
 }
 
 // New sets the network up: the packet filter first, then the gateway's address
@@ -206,6 +213,20 @@ func (n *Network) Interfaces(ctx context.Context) ([]Interface, error) {
 		list = append(list, Interface{Index: index, Alias: l.alias})
 	}
 	return list, nil
+}
+
+// Close closes what the process has open. The network goes on without it, and
+// may be used again.
+func (n *Network) Close() error {
+	n.firewall.Lock()
+	defer n.firewall.Unlock()
+	n.tracking.Lock()
+	defer n.tracking.Unlock()
+	if n.flows != nil {
+		n.flows.Close()
+		n.flows = nil
+	}
+	return n.closeSocket()
 }
 
 // Teardown removes all interfaces of the instance, the table and the gateway's

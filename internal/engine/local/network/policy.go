@@ -222,28 +222,6 @@ func pairKey(sandbox netip.Addr, other uint64) []byte {
 	return binary.BigEndian.AppendUint32(sandbox.AsSlice(), uint32(other))
 }
 
-// change is a transaction on the table.
-type change struct {
-	c   *nftables.Conn
-	err error
-}
-
-func (x *change) each(set *nftables.Set, list []nftables.SetElement, f func(*nftables.Set, []nftables.SetElement) error) {
-	for part := range slices.Chunk(list, elementsPerMessage) {
-		if x.err == nil {
-			x.err = f(set, part)
-		}
-	}
-}
-
-func (x *change) add(set *nftables.Set, list []nftables.SetElement) {
-	x.each(set, list, x.c.SetAddElements)
-}
-
-func (x *change) remove(set *nftables.Set, list []nftables.SetElement) {
-	x.each(set, list, x.c.SetDeleteElements)
-}
-
 // flag puts a sandbox into a set or takes it out.
 func (x *change) flag(set *nftables.Set, sandbox netip.Addr, was, is bool) {
 	element := []nftables.SetElement{{Key: sandbox.AsSlice()}}
@@ -296,8 +274,9 @@ func named(s *nftables.Set) *nftables.Set {
 
 // SetPolicy puts a sandbox under a policy, replaces its policy, or, with nil,
 // takes the policy away, in one step. Addresses in forget are learned no longer.
-// The sandbox is known by its address, attached or not. Connections that the
-// new policy forbids are cut.
+// The sandbox is known by its address, attached or not. Its own packets are
+// judged by the new policy at once, also those of connections that there are; see
+// CutForbidden for those of the other side.
 func (n *Network) SetPolicy(ctx context.Context, sandbox netip.Addr, p *Policy, forget []netip.Addr) error {
 	if !sandbox.Is4() || !n.subnet.Contains(sandbox) {
 		return fmt.Errorf("setting the policy of %s: it is no sandbox of %s", sandbox, n.subnet)
@@ -312,10 +291,7 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox netip.Addr, p *Policy, 
 	if err := n.exchange(ctx, sandbox, next, forget); err != nil {
 		return fmt.Errorf("setting the policy of %s: %w", sandbox, err)
 	}
-	if next == nil {
-		return nil
-	}
-	return n.cutForbidden(sandbox, next)
+	return nil
 }
 
 func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *installed, forget []netip.Addr) error {
@@ -325,21 +301,17 @@ func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *instal
 	if old == nil && next == nil {
 		return nil
 	}
-	c, err := dialNFT(ctx)
+	x, err := n.begin(ctx)
 	if err != nil {
 		return err
 	}
-	x := &change{c: c}
 	n.replace(x, sandbox, old, next)
 	// One that has expired can't be deleted; adding it first makes sure that it
 	// is there.
 	list := learnedElements(sandbox, forget)
 	x.add(named(n.learnedSet()), list)
 	x.remove(named(n.learnedSet()), list)
-	if x.err != nil {
-		return x.err
-	}
-	if err := c.Flush(); err != nil {
+	if err := n.commit(x); err != nil {
 		return err
 	}
 	if next == nil {
@@ -376,20 +348,17 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 	if n.policies[sandbox] == nil {
 		return nil // taken away meanwhile
 	}
-	c, err := dialNFT(ctx)
+	x, err := n.begin(ctx)
 	if err != nil {
 		return err
 	}
-	// Kernels before 6.12 don't change the time of an element that is there, so
-	// it is made anew; deleting needs one that is there.
-	x := &change{c: c}
 	x.add(named(n.learnedSet()), elements)
-	x.remove(named(n.learnedSet()), elements)
-	x.add(named(n.learnedSet()), elements)
-	if x.err != nil {
-		return x.err
+	if !renewsElements() {
+		// It is made anew; deleting needs one that is there.
+		x.remove(named(n.learnedSet()), elements)
+		x.add(named(n.learnedSet()), elements)
 	}
-	if err := c.Flush(); err != nil {
+	if err := n.commit(x); err != nil {
 		return fmt.Errorf("learning addresses for %s: %w", sandbox, err)
 	}
 	return nil

@@ -235,6 +235,9 @@ func TestPolicyCutsFlows(t *testing.T) {
 	if err := l.SetPolicy(testContext(t), netip.MustParseAddr(addr), &Policy{}, nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := l.CutForbidden(netip.MustParseAddr(addr)); err != nil {
+		t.Fatal(err)
+	}
 	server.WriteTo([]byte("after"), from)
 	if got, err := read(); err == nil {
 		t.Errorf("still gets %q", got)
