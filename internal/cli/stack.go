@@ -97,7 +97,7 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 		return nil, err
 	}
 	api, err := server.New(server.Options{
-		Manager: manager, Images: images, Vaults: vaults,
+		Manager: manager, Images: images, Vaults: vaults, PlainCredentials: cfg.Egress.CredentialsOverHTTP,
 		APIKey: key, NoAuth: cfg.Server.InsecureNoAuth,
 		PublicHost: cfg.Server.PublicHost,
 		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),

@@ -21,7 +21,7 @@ type Config struct {
 	Gateway Gateway `toml:"gateway"`
 	// The network of sandboxes.
 	Network Network `toml:"network"`
-	// What becomes of what network policies refuse.
+	// What becomes of what network policies refuse, and how credentials come.
 	Egress Egress `toml:"egress"`
 	// The OCI runtime that makes the containers.
 	Runtime Runtime `toml:"runtime"`
@@ -190,6 +190,10 @@ type Egress struct {
 	// URL that is told, by POST, of what network policies refuse. Empty for
 	// none. It counts as a secret, because such URLs often hold one.
 	DenyWebhook string `toml:"deny_webhook" secret:"true"`
+	// Take credentials for a sandbox's vault over plain HTTP from other
+	// machines as well. For a server behind a proxy on another machine that
+	// has TLS; without one, the credentials can be read on the way.
+	CredentialsOverHTTP bool `toml:"credentials_over_http"`
 }
 
 // Runtime is the [runtime] section.
