@@ -16,7 +16,16 @@
 // bash. Go has no such thing: declarations are kept, and each run is a new
 // program with all of them (see driver/godriver).
 //
-// # Protocol
+// # Kernels
+//
+// Where the image has Jupyter kernels, a context can have one instead of a
+// driver: ipykernel for Python when the interpreter in PATH has it, any installed
+// kernel by its name or its language, and the kernels of a Jupyter server that
+// the environment names (backend.go decides). Both are a backend, and a kernel's
+// messages become the reports of a driver, so that clients see one form of
+// events. Package jupyter has the protocol.
+//
+// # Protocol of drivers
 //
 // The program of a driver is in a sealed file in memory that only the driver
 // inherits. Standard output and error belong to the user's code and are sent on

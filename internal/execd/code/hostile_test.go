@@ -2,6 +2,7 @@ package code
 
 import (
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -40,8 +41,10 @@ func TestHostileKernel(t *testing.T) {
 			defer resp.Body.Close()
 			if mode == "silent" || mode == "flood" {
 				s.stream(resp, func(o *output) bool { return o.stdout != "" })
-				go s.call("DELETE", "/code?id="+id, nil)
+				var asking sync.WaitGroup
+				asking.Go(func() { s.call("DELETE", "/code?id="+id, nil) })
 				o := s.stream(resp, nil)
+				asking.Wait()
 				o.stdout += "said"
 				s.check(mode, want, o)
 			} else {
