@@ -33,6 +33,10 @@ func (r *Resolver) strict(ctx context.Context, q *query, got *dns.Msg) []byte {
 		r.stats.failed.Add(1)
 		return q.pack(out, nil)
 	}
+	if got.Rcode == dns.RcodeNameError {
+		r.stats.answered.Add(1)
+		return q.pack(out, nil)
+	}
 	ttl := MaxTTL
 	for _, rr := range relevant(got.Answer, question) {
 		if h := rr.Header(); time.Duration(h.Ttl)*time.Second > MaxTTL {
