@@ -743,10 +743,10 @@ type GetSandboxDiagnosticsSummaryParams struct {
 
 // GetSandboxEndpointParams defines parameters for GetSandboxEndpoint.
 type GetSandboxEndpointParams struct {
-	// UseServerProxy Accepted for compatibility; addresses always lead through the server.
+	// UseServerProxy Gives the form with `/proxy/`, whatever is configured. Not together with `expires`.
 	UseServerProxy bool `form:"use_server_proxy,omitempty" json:"use_server_proxy,omitempty,omitzero"`
 
-	// Expires Signed addresses are not built yet; asking for one is an error.
+	// Expires Until when a signed address is to be valid, in Unix seconds. It must be in the future.
 	Expires string `form:"expires,omitempty" json:"expires,omitempty,omitzero"`
 }
 

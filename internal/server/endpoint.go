@@ -96,15 +96,28 @@ func parsePort(text string) (int, error) {
 // proxyPattern is what metrics and logs call the way into sandboxes.
 const proxyPattern = "/sandboxes/{id}/proxy/{port}"
 
+// tunnelPattern is what they call the way of any protocol over TCP.
+const tunnelPattern = "/sandboxes/{id}/tunnel/{port}"
+
 // proxyPath is the path of a request to a port, in its escaped form.
 type proxyPath struct {
 	id, port string
+	tunnel   bool   // to the port itself; there is no rest
 	token    string // from the path, if it has one
 	prefix   string // up to and with the port
 	rest     string // what follows, with its slash; "/" for nothing
 }
 
-// parseProxyPath recognises [/v1]/sandboxes/{id}/proxy/{port}[/…]. The path is
+// pattern is the one of the route.
+func (p *proxyPath) pattern() string {
+	if p.tunnel {
+		return tunnelPattern
+	}
+	return proxyPattern
+}
+
+// parseProxyPath recognises [/v1]/sandboxes/{id}/proxy/{port}[/…] and
+// [/v1]/sandboxes/{id}/tunnel/{port}. The path is
 // neither cleaned nor unescaped: it belongs to the program in the sandbox.
 func parseProxyPath(path string) (p proxyPath, ok bool) {
 	rest, ok := strings.CutPrefix(path, "/v1/sandboxes/")
@@ -117,6 +130,10 @@ func parseProxyPath(path string) (p proxyPath, ok bool) {
 		return p, false
 	}
 	p.id, p.token, _ = strings.Cut(p.id, tokenMark)
+	if p.port, ok = strings.CutPrefix(rest, "tunnel/"); ok && !strings.Contains(p.port, "/") {
+		p.tunnel = true
+		return p, true
+	}
 	if rest, ok = strings.CutPrefix(rest, "proxy/"); !ok {
 		return p, false
 	}
@@ -163,6 +180,9 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		return 0, errProxyMethod()
 	}
+	if p.tunnel {
+		return s.tunnel(r, sb, port)
+	}
 	s.renewOnAccess(r, sb)
 	if port == EgressPort {
 		return s.egressAPI(r, sb, p.rest), nil
@@ -175,6 +195,19 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
 		Hold: sb.Status.State != sandbox.Running, Origin: origin, Secure: s.opts.Ingress.Secure,
 	})
+}
+
+// tunnel connects the client to a port, for any protocol over TCP.
+func (s *Server) tunnel(r *request, sb *sandbox.Sandbox, port int) (int, error) {
+	if r.Method != http.MethodGet {
+		return 0, &httpError{status: http.StatusMethodNotAllowed, code: codeMethod, allow: http.MethodGet,
+			message: "A tunnel is asked for with the method GET."}
+	}
+	if port == EgressPort {
+		return 0, invalid(sandbox.CodeInvalidPort, "Port %d is the sandbox's egress API, which is reached through the proxy only.", port)
+	}
+	s.renewOnAccess(r, sb)
+	return s.gateway.Tunnel(r.w, r.Request, &gateway.Target{ID: sb.ID, Port: port, Hold: sb.Status.State != sandbox.Running})
 }
 
 // sameToken compares in constant time. No token is never the same as another.

@@ -106,7 +106,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if t, ok := parseProxyPath(path); ok {
-		s.carry(req, proxyPattern, func() (int, error) { return s.proxy(req, t) })
+		s.carry(req, t.pattern(), func() (int, error) { return s.proxy(req, t) })
 		return
 	}
 	rec := &recorder{ResponseWriter: w}
