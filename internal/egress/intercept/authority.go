@@ -190,18 +190,24 @@ func (a *Authority) leaf(name string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.keep(l)
+	return l.cert, nil
+}
+
+// keep remembers a certificate, and forgets the one that was used the longest
+// ago when there are many.
+func (a *Authority) keep(l *leaf) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if e := a.leaves[name]; e != nil {
+	if e := a.leaves[l.name]; e != nil {
 		a.recent.Remove(e)
 	}
-	a.leaves[name] = a.recent.PushFront(l)
+	a.leaves[l.name] = a.recent.PushFront(l)
 	for a.recent.Len() > maxLeaves {
 		last := a.recent.Back()
 		delete(a.leaves, last.Value.(*leaf).name)
 		a.recent.Remove(last)
 	}
-	return l.cert, nil
 }
 
 func (a *Authority) known(name string) *tls.Certificate {

@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// firstRead is how much a replacer reads at first, in bytes.
+const firstRead = 4 << 10
+
 // change is a pattern and what stands in its place.
 type change struct{ from, to []byte }
 
@@ -24,13 +27,14 @@ type replacer struct {
 	hit     func() // called for each that was replaced; may be nil
 
 	in   []byte // read, and not yet looked at
-	out  []byte // done, and not yet taken
+	out  []byte // done, and not yet taken; in buf
+	buf  []byte
 	err  error
-	read []byte
+	size int // of the next read; most bodies are small
 }
 
 func newReplacer(from io.Reader, changes []change) *replacer {
-	r := &replacer{from: from, changes: changes, read: make([]byte, copySize), nextAt: make([]int, len(changes))}
+	r := &replacer{from: from, changes: changes, size: firstRead, nextAt: make([]int, len(changes))}
 	for _, c := range changes {
 		r.first[c.from[0]] = true
 		r.longest = max(r.longest, len(c.from))
@@ -55,18 +59,20 @@ func (r *replacer) Read(b []byte) (int, error) {
 		if r.err != nil {
 			return 0, r.err
 		}
-		n, err := r.from.Read(r.read)
-		r.in = append(r.in, r.read[:n]...)
+		r.in = slices.Grow(r.in, r.size)
+		n, err := r.from.Read(r.in[len(r.in) : len(r.in)+r.size])
+		r.in = r.in[:len(r.in)+n]
 		r.err = err
+		if n == r.size {
+			r.size = min(2*r.size, copySize)
+		}
 		r.work(err != nil)
 		if len(r.out) == 0 && err == nil && n == 0 {
 			return 0, nil // as the reader below: nothing yet
 		}
 	}
 	n := copy(b, r.out)
-	if r.out = r.out[n:]; len(r.out) == 0 {
-		r.out = nil
-	}
+	r.out = r.out[n:]
 	return n, nil
 }
 
@@ -74,7 +80,8 @@ func (r *replacer) Read(b []byte) (int, error) {
 // pattern comes next is looked up once and kept until the work has passed it, so
 // that the time is linear in what was read, whatever it is.
 func (r *replacer) work(end bool) {
-	r.out = r.out[:0]
+	r.out = r.buf[:0]
+	defer func() { r.buf = r.out[:0] }()
 	hold, holder := len(r.in), len(r.changes)
 	if !end {
 		hold, holder = r.partial()
