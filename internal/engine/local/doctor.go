@@ -123,24 +123,6 @@ func checkSeccomp() Check {
 	return need("seccomp", err, "available", "use a kernel with CONFIG_SECCOMP_FILTER")
 }
 
-func checkRuntime(ctx context.Context, o DoctorOptions) Check {
-	name, path := o.OCIRuntime, o.OCIPath
-	if name == "" {
-		name = "crun"
-	}
-	if path == "" {
-		path = name
-	}
-	remedy := "install it: apt-get install " + name
-	found, err := exec.LookPath(path)
-	if err != nil {
-		return need("OCI runtime", fmt.Errorf("%s was not found", path), "", remedy)
-	}
-	out, err := exec.CommandContext(ctx, found, "--version").Output()
-	first, _, _ := strings.Cut(string(out), "\n")
-	return need("OCI runtime", err, found+", "+first, remedy)
-}
-
 func checkExecd() Check {
 	b, err := execdbin.Binary()
 	return need("execd", err, fmt.Sprintf("built in, %d KiB", len(b)>>10), "build paddock with `make build`")

@@ -155,18 +155,25 @@ func (e *Engine) rootDir() string { return filepath.Join(e.in.runDir, "root") }
 // all of them, so its code is in memory once. The directories above it are
 // searchable, not readable: the OCI runtime opens the root as the shell's user.
 func (e *Engine) installExecd() error {
+	if err := installRoot(e.rootDir()); err != nil {
+		return err
+	}
+	for _, d := range []string{e.opts.RunDir, e.in.runDir} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// installRoot makes the root of shells: execd and empty directories.
+func installRoot(root string) error {
 	bin, err := execdbin.Binary()
 	if err != nil {
 		return err
 	}
-	root := e.rootDir()
 	for _, d := range []string{root, filepath.Join(root, "proc"), filepath.Join(root, "sys"), filepath.Join(root, "dev"), root + rootfs.NewRoot} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	for _, d := range []string{e.opts.RunDir, e.in.runDir} {
-		if err := os.Chmod(d, 0o711); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -121,5 +122,51 @@ func TestRuntimeIsChangedUnderSandboxes(t *testing.T) {
 	}
 	if left := leftovers(t, h, id); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// Doctor's word on a runtime comes from a shell that it started.
+func TestDoctorTriesTheRuntime(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("starting a shell needs root")
+	}
+	broken := filepath.Join(t.TempDir(), "runc")
+	script := "#!/bin/sh\n[ \"$1\" = --version ] && echo runc version 0 && exit 0\necho no >&2; exit 1\n"
+	if err := os.WriteFile(broken, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, kind, path string
+		want             string // in the detail; the check fails when it starts with "!"
+	}{
+		{"crun", "", "", "starts a shell"},
+		{"runc", "runc", "", "starts a shell"},
+		{"missing", "runc", "/nowhere/runc", "!/nowhere/runc was not found"},
+		{"broken", "runc", broken, "!does not start a shell"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.path == "" && c.kind != "" {
+				if _, err := exec.LookPath(c.kind); err != nil {
+					t.Skip(c.kind + " is not installed")
+				}
+			}
+			// Not t.TempDir: a shell's user can't come by there.
+			run, err := os.MkdirTemp("/run", "paddock-doctor-test-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(run)
+			if err := os.Chmod(run, 0o711); err != nil {
+				t.Fatal(err)
+			}
+			check := checkRuntime(t.Context(), DoctorOptions{OCIRuntime: c.kind, OCIPath: c.path, RunDir: run})
+			want, fails := strings.CutPrefix(c.want, "!")
+			if check.OK == fails || !strings.Contains(check.Detail, want) || check.OK == (check.Remedy != "") {
+				t.Errorf("got %+v", check)
+			}
+			if left, _ := os.ReadDir(run); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
 	}
 }
