@@ -38,6 +38,8 @@ type API struct {
 	contexts registry
 	// grace is interruptGrace, less in tests.
 	grace time.Duration
+	// patience is serverWait, less in tests.
+	patience time.Duration
 	// large holds a token for each large request body that is being read.
 	large chan struct{}
 	// waited is set when the Jupyter server has been waited for.
@@ -50,6 +52,7 @@ func New(opts Options) *API {
 		opts:     opts,
 		contexts: registry{byID: make(map[string]*codeContext), defaults: make(map[string]*codeContext)},
 		grace:    interruptGrace,
+		patience: serverWait,
 		large:    make(chan struct{}, maxLargeBodies),
 	}
 }

@@ -53,6 +53,8 @@ type host interface {
 	children(since process.Stamp) []process.Member
 	// beat returns nil when the kernel gave a sign of life.
 	beat(ctx context.Context) error
+	// gentle reports whether kill lets an idle kernel clean up.
+	gentle() bool
 	// kill ends the kernel. It does not wait.
 	kill()
 }
@@ -360,7 +362,7 @@ func (k *kernel) interrupted() {
 
 // quit implements backend.
 func (k *kernel) quit() {
-	if !ended(k) && k.send(jupyter.Control, "shutdown_request", map[string]bool{"restart": false}) == nil {
+	if !ended(k) && !k.host.gentle() && k.send(jupyter.Control, "shutdown_request", map[string]bool{"restart": false}) == nil {
 		await(k, quitWait)
 	}
 	k.kill()

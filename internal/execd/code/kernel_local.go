@@ -172,4 +172,6 @@ func (l *localKernel) children(since process.Stamp) []process.Member { return l.
 
 func (l *localKernel) beat(ctx context.Context) error { return jupyter.Beat(ctx, l.conn) }
 
+func (l *localKernel) gentle() bool { return false }
+
 func (l *localKernel) kill() { l.proc.SignalGroup(syscall.SIGKILL) }

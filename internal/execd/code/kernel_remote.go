@@ -60,20 +60,25 @@ func (in *installed) server() (*jupyter.Server, error) {
 // ask lists the kernels of a server. The first time it waits for the server to
 // come up.
 func (a *API) ask(ctx context.Context, s *jupyter.Server) ([]*jupyter.Spec, error) {
-	ctx, cancel := context.WithTimeout(ctx, serverWait)
-	defer cancel()
-	defer a.waited.Store(true)
+	patience := time.NewTimer(a.patience)
+	defer patience.Stop()
 	ticker := time.NewTicker(askEvery)
 	defer ticker.Stop()
 	for {
 		once, done := context.WithTimeout(ctx, askWait)
 		specs, err := s.Specs(once)
 		done()
-		if err == nil || errors.Is(err, jupyter.ErrRefused) || a.waited.Load() {
+		if err == nil || errors.Is(err, jupyter.ErrRefused) {
+			a.waited.Store(true)
+		}
+		if a.waited.Load() {
 			return specs, err
 		}
 		select {
 		case <-ticker.C:
+		case <-patience.C:
+			a.waited.Store(true)
+			return nil, err
 		case <-ctx.Done():
 			return nil, err
 		}
@@ -213,6 +218,10 @@ func (r *remoteKernel) current() *jupyter.Session {
 	defer r.mu.Unlock()
 	return r.session
 }
+
+// gentle is true: a server gives its kernels time, and would start one anew that
+// ended otherwise.
+func (r *remoteKernel) gentle() bool { return true }
 
 // kill implements host. The server kills a kernel that does not end by itself.
 func (r *remoteKernel) kill() {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	pngimage "image/png"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -315,4 +317,37 @@ func TestKernelChoice(t *testing.T) {
 		status, body := s.call("POST", "/code", map[string]any{"code": "1", "context": map[string]string{"language": "ruby"}})
 		s.refused("no kernel", status, body, 500, "RUNTIME_ERROR", "it has no program ruby")
 	})
+}
+
+// TestServerThatFails: the image's own interpreters do then, and the user is
+// told.
+func TestServerThatFails(t *testing.T) {
+	need(t, "python3")
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	t.Cleanup(refusing.Close)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := "http://" + l.Addr().String()
+	l.Close()
+	for address, want := range map[string]string{
+		refusing.URL:     "refuses the token",
+		nobody:           "connection refused",
+		"localhost:8888": "is not the address of a Jupyter server",
+	} {
+		s := newSandboxEnv(t, searchPath, map[string]string{hostVar: address, kernelsVar: "on"})
+		s.api.patience = 300 * time.Millisecond
+		s.check(address, step{out: "1", err: want}, s.do("python", "print(1)"))
+		s.check("once", step{out: "2", err: "-"}, s.do("python", "print(2)"))
+		status, body := s.call("POST", "/code/context", map[string]string{"language": "nothing"})
+		s.refused("unknown language", status, body, 500, "NOT_SUPPORTED", "is not supported")
+	}
+	s := newSandboxEnv(t, t.TempDir(), map[string]string{hostVar: refusing.URL})
+	status, body := s.call("POST", "/code/context", map[string]string{"language": "python"})
+	s.refused("a language that needs it", status, body, 500, "RUNTIME_ERROR", "refuses the token")
+	off := newSandboxEnv(t, searchPath, map[string]string{hostVar: refusing.URL, kernelsVar: kernelsOff})
+	off.check("off", step{out: "1", err: "-"}, off.do("python", "print(1)"))
 }

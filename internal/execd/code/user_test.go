@@ -52,8 +52,28 @@ func TestOtherUser(t *testing.T) {
 			t.Errorf("%s: %q %q %s %s", lang, o.stdout, o.stderr, o.errName, o.errValue)
 		}
 	}
+	s.kernelsOfOthers()
 	status, body := s.call("POST", "/code", map[string]any{"code": "ls"})
 	s.refused("no commands", status, body, 500, "NOT_SUPPORTED", "name a language")
+}
+
+// kernelsOfOthers runs kernels over ports and over sockets in the file system.
+func (s *sandbox) kernelsOfOthers() {
+	s.t.Helper()
+	text, err := os.ReadFile("testdata/hostile.py")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	program := filepath.Join(s.dir, "kernel.py")
+	if err := os.WriteFile(program, text, 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, more := range map[string]string{"ports": "", "sockets": "ipykernel"} {
+		s.install(name, map[string]any{"argv": []string{"python3", program, "user", "{connection_file}", more}, "language": "python"})
+		if o := s.do(kernelPrefix+name, "x"); !strings.Contains(o.stdout, "said by 65534") || o.errName != "" {
+			s.t.Errorf("a kernel over %s: %q %q %s %s", name, o.stdout, o.stderr, o.errName, o.errValue)
+		}
+	}
 }
 
 // otherPath leaves out what only root can read.

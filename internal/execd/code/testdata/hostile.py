@@ -59,7 +59,7 @@ def publish(parent, kind, content, **options):
 
 def misbehave(conn, parent):
     publish(parent, "status", {"execution_state": "busy"})
-    text = {"name": "stdout", "text": "said\n"}
+    text = {"name": "stdout", "text": "said by %d\n" % os.getuid() if mode == "user" else "said\n"}
     publish(parent, "stream", text)
     reply = message(parent, "execute_reply", {"status": "ok", "execution_count": 1})
     if mode == "forged":
@@ -128,7 +128,13 @@ def serve(channel, conn):
 
 
 def listen(channel):
-    server = socket.create_server((info["ip"], info[channel + "_port"]))
+    port = info[channel + "_port"]
+    if info["transport"] == "ipc":
+        server = socket.socket(socket.AF_UNIX)
+        server.bind("%s-%d" % (info["ip"], port))
+        server.listen()
+    else:
+        server = socket.create_server((info["ip"], port))
     while True:
         threading.Thread(target=serve, args=(channel, server.accept()[0]), daemon=True).start()
 
