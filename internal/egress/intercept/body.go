@@ -154,8 +154,8 @@ func (s *sink) end(trailer []field) error {
 // stream copies a body that comes from a side, through whatever changes it. What
 // was written is flushed whenever the side would wait.
 func stream(to *sink, from io.Reader, side *side) error {
-	side.flush = to.w
-	defer func() { side.flush = nil }()
+	side.wire.flush = to.w
+	defer func() { side.wire.flush = nil }()
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for {
@@ -169,6 +169,7 @@ func stream(to *sink, from io.Reader, side *side) error {
 			return nil
 		}
 		if err != nil {
+			_ = to.w.Flush() // what came is passed on all the same
 			return err
 		}
 	}

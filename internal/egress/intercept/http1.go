@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	readSize  = 16 << 10
+	readSize  = 4 << 10
 	writeSize = 32 << 10
 	// watchAfter is how long an exchange, or the wait for the next request, may
 	// take before the side that is not read is watched for its end.
@@ -29,31 +29,16 @@ const (
 // side is one end of a session over HTTP/1.
 type side struct {
 	net.Conn
-	r *bufio.Reader
-	w *bufio.Writer
-	// flush, if not nil, is written out before a read waits, so that nothing
-	// that has come is held back.
-	flush *bufio.Writer
+	r    *bufio.Reader
+	w    *bufio.Writer
+	wire *wire
 	// unwatch ends what watch began. It must be called before the next read.
 	unwatch func()
 }
 
-func newSide(c net.Conn) *side {
-	d := &side{Conn: c, w: bufio.NewWriterSize(c, writeSize), unwatch: func() {}}
-	d.r = bufio.NewReaderSize(flushing{d}, readSize)
-	return d
-}
-
-// flushing is what the reader of a side reads from.
-type flushing struct{ d *side }
-
-func (f flushing) Read(b []byte) (int, error) {
-	if f.d.flush != nil {
-		if err := f.d.flush.Flush(); err != nil {
-			return 0, err
-		}
-	}
-	return f.d.Conn.Read(b)
+// newSide makes the side of a connection over a wire, or of the wire itself.
+func newSide(c net.Conn, w *wire) *side {
+	return &side{Conn: c, wire: w, r: bufio.NewReaderSize(c, readSize), w: bufio.NewWriterSize(batched{c, w}, writeSize), unwatch: func() {}}
 }
 
 // watch calls gone when the side ends while nobody reads from it. That takes a
@@ -76,10 +61,10 @@ func (d *side) watch(gone func()) {
 
 // serveHTTP1 passes requests on, one after another.
 func (s *session) serveHTTP1(conn net.Conn) {
-	client := newSide(conn)
+	client := newSide(conn, s.clientWire)
 	var server *side
 	if s.server != nil {
-		server = newSide(s.server)
+		server = newSide(s.server, s.serverWire)
 	}
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(s.i.o.IdleTimeout))
@@ -337,7 +322,7 @@ func (s *session) answers(req *request, rules *rules, client, server *side) (nex
 			continue
 		}
 		if s.answer(req, a, rules, client, server) != nil {
-			s.abort()
+			s.abort(a.length == untilEnd)
 			return false, false
 		}
 		return !a.last && !req.last, false
@@ -399,9 +384,12 @@ func (s *session) answer(req *request, a *answer, rules *rules, client, server *
 }
 
 // abort ends the client's connection such that a body which ends with it is not
-// taken for whole.
-func (s *session) abort() {
-	_ = s.c.SetLinger(0)
+// taken for whole: TLS without its closing alert, TCP with a reset. Other bodies
+// say themselves that they are not whole.
+func (s *session) abort(untilEnd bool) {
+	if untilEnd && s.scheme == "http" {
+		_ = s.c.SetLinger(0)
+	}
 	_ = s.c.Close()
 }
 

@@ -97,7 +97,7 @@ func (i *Interceptor) active(sandbox string) *vault.Active {
 func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(context.Context) (net.Conn, error)) {
 	i.stats.conns.Add(1)
 	defer c.Close()
-	s := &session{i: i, c: c, name: c.Name, ctx: ctx, dial: dial, scheme: "http"}
+	s := &session{i: i, c: c, name: c.Name, ctx: ctx, dial: dial, scheme: "http", clientWire: &wire{Conn: c}}
 	defer s.hangUp()
 	if c.Protocol == proxy.TLS {
 		s.scheme = "https"
@@ -108,8 +108,11 @@ func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(contex
 	if err != nil {
 		s.failed = failure(err, s.name)
 	}
-	s.setServer(server)
-	s.serveHTTP1(c)
+	if server != nil {
+		s.serverWire = &wire{Conn: server}
+		s.setServer(s.serverWire)
+	}
+	s.serveHTTP1(s.clientWire)
 }
 
 // session is one connection, and the one to its destination.
@@ -121,8 +124,9 @@ type session struct {
 	ctx    context.Context
 	dial   func(context.Context) (net.Conn, error)
 
-	server net.Conn
-	stop   func() bool
+	clientWire, serverWire *wire
+	server                 net.Conn // over serverWire, which it may be itself
+	stop                   func() bool
 	// failed, when not nil, is the answer to every request: the destination
 	// could not be reached.
 	failed *refusal
@@ -136,9 +140,6 @@ type session struct {
 // setServer makes the connection to the destination end with the session's
 // context.
 func (s *session) setServer(server net.Conn) {
-	if server == nil {
-		return
-	}
 	s.server = server
 	s.stop = context.AfterFunc(s.ctx, func() { server.Close() })
 }
@@ -171,7 +172,7 @@ func (s *session) serveTLS() {
 		}
 		return config, nil
 	}
-	client := tls.Server(s.c, config)
+	client := tls.Server(s.clientWire, config)
 	if err := client.HandshakeContext(ctx); err != nil {
 		// The usual reason is a program that has a list of authorities of its
 		// own.
@@ -208,7 +209,8 @@ func (s *session) connect(ctx context.Context, offered []string) string {
 		s.failed = failure(err, s.name)
 		return fallback
 	}
-	server := tls.Client(raw, config)
+	s.serverWire = &wire{Conn: raw}
+	server := tls.Client(s.serverWire, config)
 	if err := server.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		s.failed = failure(err, s.name)
