@@ -273,9 +273,10 @@ check("endpoints: a web server, directly and through the server; signed ones", a
     equal([answer.status, await answer.text()], [200, "served"], `through the server: ${useServerProxy}`);
     await connected.close();
   }
-  const e = await refused(SandboxApiException, "a signed endpoint", () => sandbox.getSignedEndpoint(8000, Math.floor(Date.now() / 1000) + 600));
-  apiError(e, 400, "SANDBOX::API_NOT_SUPPORTED");
-  contains(e.error.message, "Signed endpoints", "the text");
+  const signed = await sandbox.getSignedEndpoint(8000, Math.floor(Date.now() / 1000) + 600);
+  const answer = await fetch(`http://${signed.endpoint}/index.html`);
+  equal([answer.status, await answer.text()], [200, "served"], "with a signed address alone");
+  apiError(await refused(SandboxApiException, "an expiry that has passed", () => sandbox.getSignedEndpoint(8000, Math.floor(Date.now() / 1000) - 600)), 400);
 });
 
 check("pause, resume, connect", async (sandbox) => {
