@@ -5,7 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
@@ -56,5 +58,31 @@ func BenchmarkProxy(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		drain(b, http.DefaultClient, req)
+	}
+}
+
+// BenchmarkIngress is BenchmarkProxy by signed addresses.
+func BenchmarkIngress(b *testing.B) {
+	for _, short := range []bool{false, true} {
+		f := withIngress(b, func(o *Options) { o.Logger, o.Ingress.Keys = quiet(), testKeys(b, short) })
+		f.m.put("sb", sandbox.Running)
+		f.m.dial = program(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "pong") })
+		later := uint64(time.Now().Add(time.Hour).Unix())
+		for form, v := range forms("sb", 44772, later, f.s.opts.Ingress.Keys.Sign("sb", 44772, later)) {
+			if strings.HasPrefix(form, "o") {
+				continue // the old header and the same forms on another port
+			}
+			b.Run(fmt.Sprintf("%s/short=%v", form, short), func(b *testing.B) {
+				req, _ := http.NewRequest("GET", f.url+v.path, nil)
+				req.Host = v.host
+				for i := 0; i < len(v.header); i += 2 {
+					req.Header.Set(v.header[i], v.header[i+1])
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					drain(b, http.DefaultClient, req)
+				}
+			})
+		}
 	}
 }

@@ -169,6 +169,7 @@ func (s *Server) fail(r *request, rec *recorder, err error) {
 		h.Set("Location", a.location)
 	}
 	if r.ingress {
+		r.theirs = r.theirs || a.status == http.StatusConflict
 		writeIngressError(rec, a)
 		return
 	}
