@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,9 +33,10 @@ const (
 
 // Runtime starts shells. Its methods may be called in parallel.
 type Runtime struct {
-	kind Kind
-	// path of the binary and the directory where it keeps its state.
-	path, root string
+	kind   Kind
+	binary *binary
+	// root is the directory where it keeps its state.
+	root string
 	// mountNS is the mount namespace that the runtime is started in; -1 means
 	// the caller's own.
 	mountNS int
@@ -70,7 +72,7 @@ func New(kind Kind, path, root string, filter []byte) (*Runtime, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
-	r := &Runtime{kind: kind, path: found, root: root, mountNS: -1, filter: filter}
+	r := &Runtime{kind: kind, binary: &binary{path: found, asIs: kind != Crun}, root: root, mountNS: -1, filter: filter}
 	if kind == Crun {
 		r.mountNS, err = withoutUnifiedCgroup()
 	} else {
@@ -96,6 +98,7 @@ func (r *Runtime) Close() error {
 	if r.filterFile != nil {
 		errs = append(errs, r.filterFile.Close())
 	}
+	errs = append(errs, r.binary.close())
 	return errors.Join(errs...)
 }
 
@@ -164,7 +167,10 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 		return err
 	}
 	defer stdin.Close()
-	cmd := exec.CommandContext(ctx, r.path, r.args(s)...)
+	name, keep := r.binary.open()
+	defer runtime.KeepAlive(keep)
+	cmd := exec.CommandContext(ctx, name, r.args(s)...)
+	cmd.Args[0] = r.binary.path
 	cmd.ExtraFiles = r.files(s)
 	// crun gives standard streams to the sandbox's root. As /dev/null that
 	// would be the host's own, which all sandboxes have, too.
