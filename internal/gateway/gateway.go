@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,18 @@ type Target struct {
 }
 
 func (t *Target) execd() bool { return t.Port == sandbox.ExecdPort }
+
+// isolatedPrefix is before the routes of isolated runs in execd's API
+// (behaviour.md 12). The host answers them.
+const isolatedPrefix = "/v1/isolated/"
+
+// dialPort is the port to connect to.
+func (t *Target) dialPort() int {
+	if t.execd() && strings.HasPrefix(t.Path, isolatedPrefix) {
+		return sandbox.IsolatedPort
+	}
+	return t.Port
+}
 
 // Gateway carries requests into sandboxes. Its methods may be called from any
 // goroutine.
@@ -257,7 +270,7 @@ func (g *Gateway) hold(ctx context.Context, t *Target) (*handoff, error) {
 	defer g.held.Add(-1)
 	limited, cancel := context.WithTimeout(ctx, g.opts.HoldTimeout)
 	defer cancel()
-	c, err := g.dial(limited, t.ID, t.Port)
+	c, err := g.dial(limited, t.ID, t.dialPort())
 	if err != nil {
 		var dial *dialError
 		errors.As(err, &dial)
@@ -287,7 +300,7 @@ func (g *Gateway) outgoing(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	out := &http.Request{
 		Method: r.Method,
-		URL: &url.URL{Scheme: "http", Host: t.ID + ":" + strconv.Itoa(t.Port), Path: path, RawPath: t.Path,
+		URL: &url.URL{Scheme: "http", Host: t.ID + ":" + strconv.Itoa(t.dialPort()), Path: path, RawPath: t.Path,
 			RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header:        outgoingHeader(r, t, requestID),

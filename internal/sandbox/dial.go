@@ -12,7 +12,7 @@ import (
 // Pending or Resuming, so that nobody has to poll; when it failed the error says
 // why.
 func (m *Manager) Dial(ctx context.Context, id string, port int) (net.Conn, error) {
-	if port < 1 || port > 65535 {
+	if (port < 1 || port > 65535) && port != IsolatedPort {
 		return nil, Errorf(KindInvalid, CodeInvalidPort, "port is %d; it must be between 1 and 65535.", port)
 	}
 	e, err := m.lookup(id)

@@ -10,6 +10,11 @@ import (
 // ExecdPort is the port of the execd API in every sandbox (behaviour.md 10).
 const ExecdPort = 44772
 
+// IsolatedPort is higher than ports can be: Engine.Dial reaches by it what
+// answers the routes of isolated runs (behaviour.md 12), which clients send to
+// ExecdPort, on the host.
+const IsolatedPort = 1<<16 + ExecdPort
+
 // Engine makes sandboxes real on some substrate. The Manager calls it for one
 // sandbox at a time: calls for the same id never overlap, except Dial, Logs and
 // Usage, which may run at any moment and fail with a KindNotFound or
@@ -62,7 +67,7 @@ type Engine interface {
 	Remove(ctx context.Context, id string) error
 
 	// Dial connects to a TCP port inside a running sandbox. ExecdPort reaches
-	// execd.
+	// execd, IsolatedPort what answers the routes of isolated runs.
 	Dial(ctx context.Context, id string, port int) (net.Conn, error)
 
 	// Logs returns what the entrypoint printed, oldest first. It works until

@@ -28,6 +28,9 @@ func (e *Engine) Dial(ctx context.Context, id string, port int) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
+	if port == sandbox.IsolatedPort {
+		return e.dialIsolated(s)
+	}
 	d := net.Dialer{Timeout: dialTimeout}
 	if port == sandbox.ExecdPort {
 		return d.DialContext(ctx, "unix", e.in.socket(id))

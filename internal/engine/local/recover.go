@@ -158,6 +158,7 @@ func (e *Engine) adopt(ctx context.Context, s *shell) sandbox.Found {
 	if err := e.images.HoldDigest(s.id, st.Image); err != nil {
 		e.log.Warn("holding the image of an adopted sandbox", "sandbox", s.id, "image", st.Image, "error", err)
 	}
+	e.adoptIsolated(ctx, s)
 	e.mu.Lock()
 	e.live[s.id] = s
 	e.mu.Unlock()

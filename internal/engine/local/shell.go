@@ -47,6 +47,8 @@ type shell struct {
 	// over is closed when nothing more is written to the log.
 	over     chan struct{}
 	overOnce sync.Once
+	// isolation is the sandbox's isolated sessions.
+	isolation isolation
 }
 
 func newShell(id string) *shell {
@@ -68,6 +70,7 @@ func (s *shell) end() { s.overOnce.Do(func() { close(s.over) }) }
 
 // closeAll drops every descriptor.
 func (s *shell) closeAll() {
+	s.isolation.close()
 	s.closeNamespaces()
 	if s.conn != nil {
 		s.conn.Close()

@@ -89,6 +89,8 @@ func (e *Engine) reopen(id string) *shell {
 // making, a stop, and what a dead server left. It is idempotent; what it could
 // not do it reports, and a later call goes on. keepLogs keeps the log segments.
 func (e *Engine) dismantle(ctx context.Context, s *shell, keepLogs bool) error {
+	// Nothing may be started in the cgroup that is about to be emptied.
+	s.isolation.close()
 	e.discardDisk(s)
 	if err := e.kill(ctx, s); err != nil {
 		return err
@@ -173,6 +175,7 @@ func (e *Engine) dropData(id string, keepLogs bool) error {
 	return errors.Join(
 		e.trash.put(filepath.Join(dir, "upper"), id+".upper"),
 		e.trash.put(filepath.Join(dir, "work"), id+".work"),
+		e.trash.put(filepath.Join(dir, isolatedData), id+".isolated"),
 		e.trash.put(e.diskFile(id), id+".disk"),
 	)
 }

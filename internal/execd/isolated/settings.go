@@ -122,6 +122,11 @@ func (s *Settings) Complete() error {
 	return s.places()
 }
 
+// Completed reports whether Complete was called, on settings that were kept.
+func (s *Settings) Completed() bool {
+	return len(s.Overlays) > 0 && s.IdleSeconds != nil && s.ShareNet != nil && s.Env != nil
+}
+
 func (s *Settings) choices() error {
 	if err := oneOf("profile", &s.Profile, Strict, Balanced); err != nil {
 		return err

@@ -199,11 +199,11 @@ func ensureTarget(root int, name string, isDir bool) error {
 // what the request names is what the session gets.
 func openSource(root int, name string) (int, error) {
 	fd, err := unix.Openat2(root, name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if errors.Is(err, unix.ELOOP) {
-		return -1, fmt.Errorf("%s %w: it leads through a symbolic link", name, ErrSource)
+		return -1, fmt.Errorf("%s %w: it leads through a symbolic link; give the path without", name, ErrSource)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("%s %w: %w", name, ErrSource, err)
@@ -410,13 +410,16 @@ func (c *clones) attach(th *thread, v *View) error {
 	return pivot(c.root)
 }
 
-// attachAt mounts a detached mount on what is at target. Nothing is made: the
-// place was made in the sandbox.
+// attachAt mounts a detached mount on what is at target. In a private directory
+// or an overlay of another one there may be nothing yet.
 func attachAt(root, mount int, target string) error {
 	at, err := unix.Openat2(root, target, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
+	if errors.Is(err, unix.ENOENT) {
+		return attachVolume(root, mount, target)
+	}
 	if err != nil {
 		return mountPointError(err)
 	}
