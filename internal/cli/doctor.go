@@ -52,6 +52,7 @@ func examine(ctx context.Context, cfg *config.Loaded) []local.Check {
 	return local.Doctor(ctx, local.DoctorOptions{
 		DataDir: cfg.Storage.DataDir, RunDir: cfg.Storage.RunDir,
 		OCIRuntime: cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path, Subnet: subnet,
+		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs,
 	})
 }
 

@@ -156,6 +156,7 @@ func engineOptions(cfg *config.Loaded, images *image.Store, log *slog.Logger) (l
 		PoolSize: cfg.Pool.Size, PoolWorkers: cfg.Pool.RefillWorkers,
 		AllowedHostPaths: cfg.Storage.AllowedHostPaths,
 		OCIRuntime:       cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path,
+		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs,
 		Defaults: sandbox.Limits{
 			MemoryBytes: int64(cfg.Sandbox.DefaultMemory),
 			PIDs:        int64(cfg.Sandbox.DefaultPIDs),

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,20 @@ func (l *loader) check() {
 	l.oneOf("runtime.oci", c.Runtime.OCI, "crun", "runc")
 	if c.Runtime.Path != "" {
 		l.absolute("runtime.path", c.Runtime.Path)
+	}
+	l.checkGPU(&c.GPU)
+}
+
+// gpuKind is a vendor, which is a domain name, and a class of its devices (the
+// CDI specification, "kind").
+var gpuKind = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$`)
+
+func (l *loader) checkGPU(g *GPU) {
+	if g.Kind != "" && !gpuKind.MatchString(g.Kind) {
+		l.wrong("gpu.kind", g.Kind, `want a vendor and a class of device, such as "nvidia.com/gpu"`)
+	}
+	for _, dir := range g.CDIDirs {
+		l.absolute("gpu.cdi_dirs", dir)
 	}
 }
 

@@ -25,6 +25,8 @@ type Config struct {
 	Egress Egress `toml:"egress"`
 	// The OCI runtime that makes the containers.
 	Runtime Runtime `toml:"runtime"`
+	// The GPUs that sandboxes get with resourceLimits.gpu.
+	GPU GPU `toml:"gpu"`
 }
 
 // Server is the [server] section.
@@ -205,6 +207,18 @@ type Runtime struct {
 	Path string `toml:"path"`
 }
 
+// GPU is the [gpu] section.
+type GPU struct {
+	// Vendor and class of the GPUs to hand out, as the specifications have it,
+	// such as "nvidia.com/gpu". Empty means the first that is there of
+	// "nvidia.com/gpu", "amd.com/gpu" and "intel.com/gpu".
+	Kind string `toml:"kind"`
+	// Directories with specifications of the Container Device Interface, in
+	// which drivers describe the GPUs. Of two that describe the same one, that
+	// in the later directory holds.
+	CDIDirs []string `toml:"cdi_dirs"`
+}
+
 // Default returns the configuration that holds when nothing is set.
 func Default() *Config {
 	return &Config{
@@ -233,5 +247,6 @@ func Default() *Config {
 		Gateway: Gateway{Mode: "proxy", SigningKeys: []string{}, MaxConnections: 4096, MaxHeaderBytes: 64 << 10},
 		Network: Network{Subnet: "10.213.0.0/16", DNSUpstreams: []string{}, AllowedRanges: []string{}},
 		Runtime: Runtime{OCI: "crun"},
+		GPU:     GPU{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 	}
 }

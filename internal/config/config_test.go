@@ -145,6 +145,8 @@ func TestErrors(t *testing.T) {
 		{name: "resolver", file: "[network]\ndns_upstreams = [\"dns.example\"]\n", want: []string{`network.dns_upstreams = "dns.example"`}},
 		{name: "relative path", file: "[storage]\ndata_dir = \"data\"\n", want: []string{"want an absolute path"}},
 		{name: "whole machine", file: "[storage]\nallowed_host_paths = [\"/\"]\n", want: []string{"name directories"}},
+		{name: "kind of GPU", file: "[gpu]\nkind = \"nvidia\"\n", want: []string{`FILE:2: gpu.kind = "nvidia"`, "nvidia.com/gpu"}},
+		{name: "relative directory of GPUs", file: "[gpu]\ncdi_dirs = [\"cdi\"]\n", want: []string{"gpu.cdi_dirs", "want an absolute path"}},
 		{name: "cpu", file: "[sandbox]\ndefault_cpu = \"fast\"\n", want: []string{"want a number of CPUs"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

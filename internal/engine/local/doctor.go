@@ -44,6 +44,8 @@ type DoctorOptions struct {
 	DataDir, RunDir     string
 	OCIRuntime, OCIPath string
 	Subnet              netip.Prefix
+	CDIDirs             []string
+	GPUKind             string
 }
 
 // Doctor looks at every requirement. It changes nothing that lasts.
@@ -54,7 +56,7 @@ func Doctor(ctx context.Context, o DoctorOptions) []Check {
 	}
 	checks = append(checks, checkCgroups()...)
 	checks = append(checks, checkNetwork(ctx, o.Subnet)...)
-	return append(checks, checkDisks(), checkGPU(), checkFiles(), checkPIDs())
+	return append(checks, checkDisks(), checkGPU(o), checkFiles(), checkPIDs())
 }
 
 // need builds a required check.

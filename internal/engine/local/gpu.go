@@ -52,8 +52,8 @@ func gpuError(err error) error {
 }
 
 // checkGPU is doctor's look at GPUs. Most machines have none, and lack nothing.
-func checkGPU() Check {
-	found, err := gpu.NewAllocator(nil, "").Found()
+func checkGPU(o DoctorOptions) Check {
+	found, err := gpu.NewAllocator(o.CDIDirs, o.GPUKind).Found()
 	if err != nil {
 		found = err.Error() + "; sandboxes that ask for resourceLimits.gpu are refused"
 	}
