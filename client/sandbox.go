@@ -414,6 +414,23 @@ func (c *Client) Endpoint(ctx context.Context, id string, port int) (*Endpoint, 
 	return ep, nil
 }
 
+// SignedEndpoint returns how to reach a port without a key or a header until a
+// moment, in whole seconds. Whoever has the address can use it. Servers without
+// a key to sign with answer an error.
+func (c *Client) SignedEndpoint(ctx context.Context, id string, port int, until time.Time) (*Endpoint, error) {
+	p, err := sandboxPath(id)
+	if err != nil {
+		return nil, err
+	}
+	ep := new(Endpoint)
+	r := &request{method: http.MethodGet, path: p + "/endpoints/" + strconv.Itoa(port),
+		query: url.Values{"expires": {strconv.FormatInt(until.Unix(), 10)}}}
+	if err := c.call(ctx, r, nil, ep); err != nil {
+		return nil, err
+	}
+	return ep, nil
+}
+
 // EndpointURL completes an endpoint with the scheme of this client's server.
 func (c *Client) EndpointURL(e *Endpoint) string {
 	scheme, _, _ := strings.Cut(c.root, "://")

@@ -128,6 +128,9 @@ func (a *app) dial(info *serverInfo) (*connection, error) {
 		t.Proxy = nil
 		t.DisableCompression = true
 		t.TLSClientConfig = pinned(info.CertSHA256)
+		// Terminals and tunnels upgrade, which HTTP/2 does not have.
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetHTTP1(true)
 		o.HTTPClient = &http.Client{Transport: t}
 	}
 	c, err := client.New(o)

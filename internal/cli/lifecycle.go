@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/paddock-sandbox/paddock/client"
 )
 
 func (a *app) rmCommand() *cobra.Command {
@@ -87,36 +89,64 @@ func (a *app) renewCommand() *cobra.Command {
 }
 
 func (a *app) portCommand() *cobra.Command {
-	return &cobra.Command{
+	var expires time.Duration
+	cmd := &cobra.Command{
 		Use:   "port ID PORT",
-		Short: "Show how to reach a port of a sandbox",
+		Short: "Show how to reach a port of a sandbox over HTTP",
 		Long: `Show the URL of a port of a sandbox and the headers to send with each request.
 
-The headers hold a token that opens this sandbox: keep it to yourself.`,
+The headers hold a token that opens this sandbox: keep it to yourself. With --expires
+the URL needs no header, works in a browser, and is signed for that long only; the
+server needs a key to sign with. For other protocols than HTTP see port-forward.`,
+		Example: `  paddock port $id 8000
+  paddock port $id 8000 --expires 1h`,
 		Args: args(2, 2, "ID PORT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			port, err := strconv.Atoi(args[1])
 			if err != nil || port < 1 || port > 65535 {
 				return usagef(cmd, "port %q: want a number from 1 to 65535", args[1])
 			}
+			signed := cmd.Flags().Changed("expires")
+			if signed && expires < time.Second {
+				return usagef(cmd, "--expires %s: want at least 1s, such as 1h", expires)
+			}
 			conn, err := a.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer conn.close()
-			ep, err := conn.Endpoint(cmd.Context(), args[0], port)
+			if !signed {
+				ep, err := conn.Endpoint(cmd.Context(), args[0], port)
+				if err != nil {
+					return err
+				}
+				return a.printEndpoint(conn, ep, time.Time{})
+			}
+			until := time.Now().Add(expires).Truncate(time.Second)
+			ep, err := conn.SignedEndpoint(cmd.Context(), args[0], port, until)
 			if err != nil {
 				return err
 			}
-			url := conn.EndpointURL(ep)
-			if a.output == "json" {
-				return a.json(map[string]any{"url": url, "headers": ep.Headers})
-			}
-			fmt.Fprintln(a.streams.Out, sanitize(url))
-			for _, name := range sortedNames(ep.Headers) {
-				fmt.Fprintf(a.streams.Out, "%s: %s\n", sanitize(name), sanitize(ep.Headers[name]))
-			}
-			return nil
+			return a.printEndpoint(conn, ep, until)
 		},
 	}
+	cmd.Flags().DurationVar(&expires, "expires", 0, "make a signed URL that works for this long without a header")
+	return cmd
+}
+
+// printEndpoint shows an endpoint; until is zero when it does not expire.
+func (a *app) printEndpoint(c *connection, ep *client.Endpoint, until time.Time) error {
+	url := c.EndpointURL(ep)
+	if a.output == "json" {
+		out := map[string]any{"url": url, "headers": ep.Headers}
+		if !until.IsZero() {
+			out["expiresAt"] = until.UTC()
+		}
+		return a.json(out)
+	}
+	fmt.Fprintln(a.streams.Out, sanitize(url))
+	for _, name := range sortedNames(ep.Headers) {
+		fmt.Fprintf(a.streams.Out, "%s: %s\n", sanitize(name), sanitize(ep.Headers[name]))
+	}
+	return nil
 }

@@ -122,6 +122,10 @@ func answerUpgrade(client net.Conn, w *bufio.Writer, h http.Header, r *http.Requ
 // with WebSocket, it has a moment to say good-bye. An error ends both.
 func tunnel(client net.Conn, fromClient io.Reader, stream io.ReadWriteCloser, backend *conn, halves bool) {
 	broken := func() {
+		// What breaks off must not look like an end.
+		if tcp, ok := client.(*net.TCPConn); ok && halves {
+			_ = tcp.SetLinger(0)
+		}
 		client.Close()
 		backend.Close()
 	}
