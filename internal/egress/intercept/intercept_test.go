@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // echo tells what arrived.
@@ -477,6 +478,39 @@ func TestInterimAnswersAndStreams(t *testing.T) {
 		pw.Close()
 		if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) != 0 {
 			t.Errorf("%q %v", rest, err)
+		}
+	})
+}
+
+// A client that waits to be told to go on, and large bodies both ways.
+func TestLargeBodies(t *testing.T) {
+	versions(t, func(t *testing.T, http2 bool) {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			w.Write(b)
+		})
+		r := newRig(t, rigOptions{http2: http2}, h)
+		r.bind("", bearer)
+		rt := r.transport(http2)
+		rt.ExpectContinueTimeout = time.Minute
+		body := strings.Repeat("0123456789abcdef", 1<<17) + testValue
+		for kind, want := range map[string]string{
+			"application/octet-stream": body, "text/plain": body[:len(body)-len(testValue)] + strings.Repeat("*", len(testValue))} {
+			for _, known := range []bool{true, false} {
+				req := r.request("PUT", "/", body)
+				req.Header.Set("Content-Type", kind)
+				req.Header.Set("Expect", "100-continue")
+				if !known {
+					req.ContentLength = -1
+				}
+				if resp, got := r.do(rt, req); resp.StatusCode != 200 || got != want {
+					t.Errorf("%s, length known %v: %d, %d bytes", kind, known, resp.StatusCode, len(got))
+				}
+			}
 		}
 	})
 }
