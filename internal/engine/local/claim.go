@@ -145,11 +145,15 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	if err != nil {
 		return made, err
 	}
+	limits := e.limits(req.Spec)
 	root := &rootfs.Root{
 		Layers: img.LayerDirs, Dir: e.in.data(s.id), Base: s.base,
 		UserNS: s.userns, MountNS: s.mntns,
 		// The request's own mounts come last and win.
 		Volumes: slices.Concat(trust, gpuFiles, opened), Links: s.gpuLinks(),
+		// It is charged to the sandbox, whose limit is what bounds it. Without
+		// one it stays as small as the shell's.
+		SharedMemoryBytes: limits.MemoryBytes,
 	}
 	if size := req.Spec.Limits.EphemeralBytes; size > 0 {
 		fd, loop, err := e.makeDisk(ctx, s, size)
@@ -165,7 +169,6 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		return made, rootError(err)
 	}
 	steps.done("root")
-	limits := e.limits(req.Spec)
 	if err := s.group.SetLimits(limits); err != nil {
 		return made, fmt.Errorf("setting limits: %w", err)
 	}

@@ -196,6 +196,23 @@ func TestCommandInSandbox(t *testing.T) {
 	}
 }
 
+// Browsers and machine learning put much into /dev/shm. It counts against the
+// memory limit, so that is its size.
+func TestSharedMemoryIsAsLargeAsTheLimit(t *testing.T) {
+	for _, c := range []struct {
+		limit int64
+		want  string // in KiB
+	}{{0, "65536"}, {48 << 20, "49152"}, {300 << 20, "307200"}} {
+		e := newEngine(t)
+		id := mustCreate(t, e, func(s *sandbox.Spec) { s.Limits.MemoryBytes = c.limit })
+		out, code := run(t, e, id, "df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep ' /dev/shm ' /proc/mounts")
+		size, mount, _ := strings.Cut(out, "\n")
+		if code != "0" || size != c.want || !strings.Contains(mount, "rw,nosuid,nodev,noexec") {
+			t.Errorf("with a limit of %d: exit code %s, %s KiB, want %s; %s", c.limit, code, size, c.want, mount)
+		}
+	}
+}
+
 // What a sandbox can read about itself must not tell about the host.
 func TestCgroupPathIsHidden(t *testing.T) {
 	e := newEngine(t)

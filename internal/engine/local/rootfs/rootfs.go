@@ -48,6 +48,9 @@ type Root struct {
 	Volumes []Volume
 	// Links are made after that.
 	Links []Link
+	// SharedMemoryBytes is how much fits into /dev/shm; 0 leaves the shell's
+	// size.
+	SharedMemoryBytes int64
 }
 
 // Volume is one directory or file of the host in the sandbox.
@@ -331,6 +334,11 @@ func attach(th *thread, r *Root, overlay int, volumes []int) error {
 	if err := unix.MoveMount(overlay, "", unix.AT_FDCWD, NewRoot, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attaching the image: %w", err)
 	}
+	if r.SharedMemoryBytes > 0 {
+		if err := resizeShm(r.SharedMemoryBytes); err != nil {
+			return err
+		}
+	}
 	for _, name := range []string{"proc", "sys", "dev"} {
 		if err := carry(overlay, name); err != nil {
 			return err
@@ -348,6 +356,23 @@ func attach(th *thread, r *Root, overlay int, volumes []int) error {
 		}
 	}
 	return pivot(overlay)
+}
+
+// resizeShm sets the size of the shell's /dev/shm. Its path is still the shell's,
+// which no sandbox has had a hand in.
+func resizeShm(bytes int64) error {
+	fs, err := unix.Fspick(unix.AT_FDCWD, "/dev/shm", unix.FSPICK_CLOEXEC|unix.FSPICK_SYMLINK_NOFOLLOW|unix.FSPICK_NO_AUTOMOUNT)
+	if err != nil {
+		return fmt.Errorf("opening /dev/shm: %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "size", strconv.FormatInt(bytes, 10)); err != nil {
+		return fmt.Errorf("setting the size of /dev/shm: %w", err)
+	}
+	if err := unix.FsconfigReconfigure(fs); err != nil {
+		return fmt.Errorf("setting the size of /dev/shm: %w", err)
+	}
+	return nil
 }
 
 // carry moves one of the shell's ready kernel filesystems, with all that is
