@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -100,8 +101,8 @@ const policyWait = 30 * time.Second
 // for none, and returns the new one in normal form; changes of one sandbox are
 // made one after another. version, when it is not negative, must be that of the
 // present policy. The change is durable before it is in force; when it can't be
-// put in force the old policy stays. It waits, for a while, for a sandbox that
-// is being made.
+// put in force the old policy stays. An edit that changes nothing is no change.
+// It waits, for a while, for a sandbox that is being made.
 func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*Sandbox, error) {
 	if m.enforcer == nil {
 		return nil, Errorf(KindNotImplemented, CodeNotSupported, "This server's engine cannot enforce network policies.")
@@ -117,7 +118,7 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 	// The change outlives the request, but not a deletion.
 	work, cancel := m.engineContext()
 	defer cancel()
-	old := e.load()
+	old, changed := e.load(), false
 	next, err := e.update(func(s *Sandbox) error {
 		if s.Status.State == Stopping {
 			return errStopping(s)
@@ -132,6 +133,9 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 		if err != nil {
 			return err
 		}
+		if changed = e.policySkewed || !reflect.DeepEqual(p, s.Spec.NetworkPolicy); !changed {
+			return errUnchanged
+		}
 		s.Spec.NetworkPolicy = p
 		s.PolicyVersion++
 		s.note(m.now(), EventPolicyChanged, "", describePolicy(p))
@@ -140,6 +144,9 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 	})
 	if err != nil {
 		return nil, err
+	}
+	if !changed {
+		return next.Clone(), nil
 	}
 	err = m.enforcer.SetPolicy(work, id, next.Spec.NetworkPolicy)
 	e.mu.Lock()

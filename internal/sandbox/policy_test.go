@@ -56,6 +56,10 @@ func TestPolicyIsInForceAndKept(t *testing.T) {
 	}
 	_, err = r.m.SetPolicy(t.Context(), id, 0, to(nil))
 	wantError(t, err, sandbox.KindConflict, sandbox.CodePolicyVersion)
+	calls := r.eng.called("policy")
+	if s, err := r.m.SetPolicy(t.Context(), id, -1, to(allowing("b.example"))); err != nil || s.PolicyVersion != 1 || r.eng.called("policy") != calls {
+		t.Errorf("the same again: version %d, %v", s.PolicyVersion, err)
+	}
 	refused := errors.New("no")
 	if _, err := r.m.SetPolicy(t.Context(), id, -1, func(*policy.Policy) (*policy.Policy, error) { return nil, refused }); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)

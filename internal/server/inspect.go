@@ -10,6 +10,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -46,9 +47,32 @@ func describe(s *sandbox.Sandbox) string {
 	pairs(&b, "Metadata", s.Spec.Metadata, false)
 	pairs(&b, "Extensions", s.Spec.Extensions, false)
 	pairs(&b, "Environment", s.Spec.Env, true)
+	describePolicy(&b, s.Spec.NetworkPolicy)
 	describeVolumes(&b, s.Spec.Volumes)
 	describeHooks(&b, s.Spec.Lifecycle)
 	return b.String()
+}
+
+// shownRules bounds the rules of a policy that are shown to a person.
+const shownRules = 50
+
+func describePolicy(b *strings.Builder, p *policy.Policy) {
+	if p == nil {
+		return
+	}
+	fmt.Fprintf(b, "Network policy:\n")
+	for i, r := range p.Egress {
+		if i == shownRules {
+			fmt.Fprintf(b, "  … and %d more rules\n", len(p.Egress)-i)
+			break
+		}
+		only := ""
+		if r.HTTP != nil {
+			only = ", some requests"
+		}
+		fmt.Fprintf(b, "  %d: %s %s%s\n", i, r.Action, r.Target, only)
+	}
+	fmt.Fprintf(b, "  otherwise %s\n", p.DefaultAction)
 }
 
 func pairs(b *strings.Builder, title string, m map[string]string, secret bool) {

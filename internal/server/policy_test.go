@@ -22,6 +22,7 @@ func TestPolicyOfACreate(t *testing.T) {
 		if got := f.call("GET", "/v1/sandboxes/"+id+"/networkpolicy", "").is(200, ""); !strings.Contains(got.body, want) {
 			t.Errorf("%s: got %s", given, got.body)
 		}
+		f.call("GET", "/v1/sandboxes/"+id+"/diagnostics/inspect", "").is(200, "").holds("Network policy:", "otherwise")
 	}
 }
 
