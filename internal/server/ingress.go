@@ -141,6 +141,9 @@ func (s *Server) serveIngress(r *request, path, beneath string) bool {
 	if in == nil && err == nil {
 		return false
 	}
+	if in != nil && in.origin != gateway.OriginOwn && s.origins.apply(r.w, r.Request) {
+		return true // it was a preflight
+	}
 	r.ingress = true
 	s.carry(r, ingressPattern, func() (int, error) {
 		if err != nil {

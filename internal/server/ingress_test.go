@@ -485,3 +485,29 @@ func TestIngressWithoutAuthentication(t *testing.T) {
 		}
 	}
 }
+
+// Pages that may use the API may use the ports that they have credentials for;
+// about host names of their own, applications decide.
+func TestIngressCrossOrigin(t *testing.T) {
+	const page = "https://console.example"
+	f := withIngress(t, func(o *Options) { o.Origins = []string{page} })
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, echo)
+	host := visit{host: "sb-80." + testBase, path: "/"}
+	for _, c := range []struct {
+		visit
+		origin string
+		allow  string
+	}{
+		{visit{path: "/ingress/sb/80/"}, page, page},
+		{visit{path: "/ingress/sb/80/"}, "https://evil.example", ""},
+		{visit{path: "/", header: []string{"OpenSandbox-Ingress-To", "sb-80"}}, page, page},
+		{host, page, ""},
+	} {
+		a := c.send(t, f.url, "Origin", c.origin, "OpenSandbox-Secure-Access", "token-of-sb")
+		if got := a.header.Get("Access-Control-Allow-Origin"); a.status != 200 || got != c.allow {
+			t.Errorf("%+v from %s: %d, allowed %q", c.visit, c.origin, a.status, got)
+		}
+	}
+	f.call("OPTIONS", "/ingress/sb/80/", "", "Origin", page, "Access-Control-Request-Method", "PUT", "OPEN-SANDBOX-API-KEY", "").is(204, "")
+}

@@ -3,6 +3,7 @@ package address
 import (
 	"errors"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +246,20 @@ func FuzzParse(f *testing.F) {
 		}
 		k.VerifyCookie("sb", 80, s, time.Unix(0, 0))
 	})
+}
+
+func BenchmarkVerify(b *testing.B) {
+	for _, active := range []string{"", "a"} {
+		k := testKeys(b, active)
+		ref := Ref{testID, 80, "x2qxvj", k.Sign(testID, 80, 1999999999)}
+		now := time.Unix(1, 0)
+		b.Run("short="+strconv.FormatBool(active != ""), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !k.Verify(ref, now) {
+					b.Fatal("does not verify")
+				}
+			}
+		})
+	}
 }
