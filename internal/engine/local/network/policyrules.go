@@ -83,6 +83,8 @@ func (n *Network) talkativeSet() *nftables.Set {
 //	chain proxied {
 //		ip daddr 10.213.0.0/20 return
 //		tcp dport 853 return
+//		tcp dport 53 ip saddr @inspect ip saddr . ip daddr @opened dnat ip to GATEWAY:PORT
+//		tcp dport 53 return
 //		ip saddr . ip daddr @learned dnat ip to GATEWAY:PORT
 //		ip saddr != @inspect return
 //		ip saddr . ip daddr @closed return
@@ -96,6 +98,10 @@ func (n *Network) talkativeSet() *nftables.Set {
 // In "policed" the learned addresses come before the closed ranges: an address
 // is learned only if the first rule that fits its name or itself allows it, so a
 // rule about a name that stands before one about a range wins.
+//
+// Other resolvers are reached only where a rule about addresses opens them: port
+// 53 is neither learned nor allowed by default to a sandbox whose names are
+// judged, over UDP or TCP.
 //
 // TCP to learned addresses never gets as far as "policed", for it goes to the
 // proxy; what "divert" returns does, and is judged there. Destination "local"
@@ -145,6 +151,8 @@ func (t *table) policyChains(n *Network) (policed, refuse *nftables.Chain) {
 	toProxy := t.dnat(n)
 	t.rule(proxied, t.inSubnet(dstOffset), back())
 	t.rule(proxied, port(unix.IPPROTO_TCP, dotPort), back())
+	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), isInspected, isOpened, toProxy)
+	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), back())
 	t.rule(proxied, isLearned, toProxy)
 	t.rule(proxied, t.srcIn(n.inspectSet(), false), back())
 	t.rule(proxied, isClosed, back())

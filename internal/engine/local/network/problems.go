@@ -74,7 +74,7 @@ func (n *Network) filterProblem(ctx context.Context) (*Problem, error) {
 	if err != nil {
 		return &Problem{
 			What:   "The kernel's nf_tables can't do what is needed: " + err.Error() + ".",
-			Remedy: "Load or install the kernel modules nf_tables, nft_ct, nft_fib_inet, nft_masq, nft_chain_nat and nft_connlimit.",
+			Remedy: "Load or install the kernel modules nf_tables, nft_ct, nft_fib_inet, nft_masq, nft_nat, nft_chain_nat, nft_reject_inet, nft_limit and nft_connlimit.",
 			Cost:   noSandbox,
 		}, nil
 	}
