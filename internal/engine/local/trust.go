@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -81,50 +82,51 @@ func (e *Engine) openTrust(spec *sandbox.Spec, img *image.Image) ([]rootfs.Volum
 
 type trustFile struct{ host, target string }
 
-// trustFiles makes the files for an image where they are missing. They are named
-// after what they hold.
+// trustFiles makes the files for an image where they are missing. Their names say
+// what went into them, so that finding them again costs next to nothing.
 func (e *Engine) trustFiles(img *image.Image, java bool) ([]trustFile, error) {
 	dir := filepath.Join(e.opts.DataDir, "trust")
+	name := sha256.Sum256(fmt.Appendf(nil, "%s %s %s", img.Digest, e.opts.Authority, hostRootsStamp()))
+	base := filepath.Join(dir, hex.EncodeToString(name[:16]))
+	files := []trustFile{{base + "-ca.crt", intercept.CertPath}, {base + "-bundle.crt", intercept.BundlePath}}
+	if java {
+		files = append(files, trustFile{base + "-java.p12", intercept.JavaPath})
+	}
+	if !slices.ContainsFunc(files, func(f trustFile) bool { _, err := os.Lstat(f.host); return err != nil }) {
+		return files, nil
+	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, err
 	}
 	if err := pruneTrust(dir); err != nil {
 		return nil, err
 	}
-	roots, err := rootsOf(img.LayerDirs)
-	if err != nil {
-		return nil, err
-	}
-	bundle := intercept.Bundle(roots, e.opts.Authority)
-	list := []struct {
-		suffix, target string
-		content        func() ([]byte, error)
-		of             []byte
-	}{
-		{"-ca.crt", intercept.CertPath, func() ([]byte, error) { return e.opts.Authority, nil }, e.opts.Authority},
-		{"-bundle.crt", intercept.BundlePath, func() ([]byte, error) { return bundle, nil }, bundle},
-		{"-java.p12", intercept.JavaPath, func() ([]byte, error) { return intercept.JavaStore(bundle) }, bundle},
-	}
-	if !java {
-		list = list[:2]
-	}
-	var files []trustFile
-	for _, f := range list {
-		sum := sha256.Sum256(f.of)
-		path := filepath.Join(dir, hex.EncodeToString(sum[:16])+f.suffix)
-		files = append(files, trustFile{path, f.target})
-		if _, err := os.Lstat(path); err == nil {
-			continue
-		}
-		content, err := f.content()
+	bundle := intercept.Bundle(rootsOf(img.LayerDirs), e.opts.Authority)
+	contents := [][]byte{e.opts.Authority, bundle}
+	if java {
+		store, err := intercept.JavaStore(bundle)
 		if err != nil {
 			return nil, err
 		}
-		if err := writeTrust(path, content); err != nil {
+		contents = append(contents, store)
+	}
+	for i, content := range contents {
+		if err := writeTrust(files[i].host, content); err != nil {
 			return nil, err
 		}
 	}
 	return files, nil
+}
+
+// hostRootsStamp changes when the host's roots do, which stand in for those of
+// images without any.
+func hostRootsStamp() string {
+	for _, path := range rootsPaths {
+		if st, err := os.Stat("/" + path); err == nil {
+			return fmt.Sprintf("%s %d %s", path, st.Size(), st.ModTime())
+		}
+	}
+	return ""
 }
 
 // writeTrust writes a file that everybody in a sandbox may read. Its name stands
@@ -170,19 +172,19 @@ func pruneTrust(dir string) error {
 // rootsOf reads the roots that the image comes with, else those of the host: a
 // sandbox whose programs bring roots of their own is told to use these instead,
 // and they must not be fewer.
-func rootsOf(layers []string) ([]byte, error) {
+func rootsOf(layers []string) []byte {
 	for _, path := range rootsPaths {
 		if b := readInLayers(layers, path); b != nil {
-			return b, nil
+			return b
 		}
 	}
 	for _, path := range rootsPaths {
 		b, err := readSome("/"+path, maxRoots)
 		if err == nil {
-			return b, nil
+			return b
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // readInLayers reads a regular file of an image, or returns nil. Layers are
