@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -168,5 +170,23 @@ func TestRateLimit(t *testing.T) {
 	l.sweep(time.Now().Add(time.Minute))
 	if len(l.by) != 0 {
 		t.Error("a sandbox without requests was not forgotten")
+	}
+}
+
+// Tunnels and upgrades count as what they are: something open.
+func TestLimitHoldsForEveryWay(t *testing.T) {
+	g := newGateway(t, Options{PerSandbox: 1, Dialer: dialTo("127.0.0.1:1")})
+	if _, err := g.limits.enter("sb"); err != nil {
+		t.Fatal(err)
+	}
+	target := &Target{ID: "sb", Port: 80, Path: "/"}
+	for name, way := range map[string]func(http.ResponseWriter, *http.Request, *Target) (int, error){"proxy": g.Proxy, "tunnel": g.Tunnel} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", TunnelProtocol)
+		var e *Error
+		if _, err := way(httptest.NewRecorder(), r, target); !errors.As(err, &e) || e.Status != http.StatusTooManyRequests || e.RetryAfter == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -27,6 +27,11 @@ func (g *Gateway) Tunnel(w http.ResponseWriter, r *http.Request, t *Target) (sta
 	if err := asksForTunnel(w, r); err != nil {
 		return 0, err
 	}
+	leave, err := g.limits.enter(t.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	backend, err := g.dialTunnel(r.Context(), t)
 	if err != nil {
 		return 0, err
