@@ -30,6 +30,9 @@ func TestHostileKernel(t *testing.T) {
 		"flood":   {out: "said", name: kernelDied, value: "did not stop"},
 	} {
 		t.Run(mode, func(t *testing.T) {
+			if testing.Short() && (mode == "flood" || mode == "huge" || mode == "silent") {
+				t.Skip("takes its time")
+			}
 			t.Parallel()
 			s := newSandbox(t)
 			s.api.grace = 300 * time.Millisecond

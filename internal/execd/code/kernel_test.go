@@ -118,7 +118,7 @@ func TestKernelServer(t *testing.T) {
 		"legacy": {"--GatewayWebSocketConnection.kernel_ws_protocol=", "--ZMQChannelsWebsocketConnection.kernel_ws_protocol="},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() && name == "legacy" {
+			if testing.Short() {
 				t.Skip("takes its time")
 			}
 			t.Parallel()
