@@ -328,7 +328,7 @@ func (m *Manager) createDone(e *entry, created *Created) error {
 	if e.load().Status.State != Pending {
 		// A deletion came first and goes on as soon as life is free. It has to
 		// know the volumes.
-		e.observe(func(s *Sandbox) { s.CreatedVolumes = created.CreatedVolumes })
+		e.observe(func(s *Sandbox) { s.addCreated(created.CreatedVolumes) })
 		return nil
 	}
 	next := e.load().Clone()
@@ -338,7 +338,7 @@ func (m *Manager) createDone(e *entry, created *Created) error {
 	m.setStatus(next, Running, ReasonRunning, "")
 	at := next.Status.LastTransitionAt
 	next.StartedAt = &at
-	next.CreatedVolumes = slices.Clone(created.CreatedVolumes)
+	next.addCreated(created.CreatedVolumes)
 	if len(created.Entrypoint) > 0 {
 		next.Entrypoint = slices.Clone(created.Entrypoint)
 	}

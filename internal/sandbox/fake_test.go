@@ -25,7 +25,8 @@ type host struct {
 	boxes     map[string]*box
 	logs      map[string]bool
 	volumes   map[string]bool
-	wrong     []string // violations of the contract, by either side
+	makers    map[string]string // of volumes
+	wrong     []string          // violations of the contract, by either side
 	reserved  map[string]bool
 	nextID    int
 	revisions map[string]int64 // highest that the store took, per sandbox
@@ -39,7 +40,7 @@ type box struct {
 }
 
 func newHost() *host {
-	return &host{boxes: map[string]*box{}, logs: map[string]bool{}, volumes: map[string]bool{},
+	return &host{boxes: map[string]*box{}, logs: map[string]bool{}, volumes: map[string]bool{}, makers: map[string]string{},
 		reserved: map[string]bool{}, revisions: map[string]int64{}}
 }
 
@@ -188,6 +189,7 @@ func (f *fakeEngine) Create(ctx context.Context, req sandbox.CreateRequest) (_ *
 		delete(f.h.boxes, req.ID)
 		for _, v := range made {
 			delete(f.h.volumes, v)
+			delete(f.h.makers, v)
 		}
 	}()
 	if f.absent[req.Spec.Image] {
@@ -254,6 +256,7 @@ func (f *fakeEngine) makeShell(req sandbox.CreateRequest) (made []string, err er
 	for _, v := range req.Spec.Volumes {
 		if !f.h.volumes[v.Claim] {
 			f.h.volumes[v.Claim] = true
+			f.h.makers[v.Claim] = req.ID
 			made = append(made, v.Claim)
 		}
 	}
@@ -363,6 +366,12 @@ func (f *fakeEngine) ListVolumes(ctx context.Context) ([]sandbox.VolumeInfo, err
 	return all, nil
 }
 
+func (f *fakeEngine) MadeVolume(name string) string {
+	f.h.mu.Lock()
+	defer f.h.mu.Unlock()
+	return f.h.makers[name]
+}
+
 func (f *fakeEngine) RemoveVolume(ctx context.Context, name string) error {
 	if err := f.step(ctx, "removevolume", name); err != nil {
 		return err
@@ -373,6 +382,7 @@ func (f *fakeEngine) RemoveVolume(ctx context.Context, name string) error {
 		return sandbox.Errorf(sandbox.KindNotFound, sandbox.CodeVolumeNotFound, "no volume %q", name)
 	}
 	delete(f.h.volumes, name)
+	delete(f.h.makers, name)
 	return nil
 }
 

@@ -36,6 +36,7 @@ func (m *Manager) settle(r *Sandbox, found Found) {
 		// change; until then each start makes another.
 		r.EgressToken = newToken()
 	}
+	m.claimMade(r)
 	claims := claimsOf(&r.Spec)
 	m.admit.adopt(state == Pending, !state.Ended())
 	// Nothing is being removed yet, so this does not wait.
@@ -82,9 +83,7 @@ func (m *Manager) restored(e *entry, found Found) {
 	}
 }
 
-// adopt records the state in which a sandbox was found. Of a create whose
-// success was not recorded it is not known which volumes it made: those stay,
-// because keeping a volume too long is better than losing one.
+// adopt records the state in which a sandbox was found.
 func (m *Manager) adopt(e *entry, state State, reason string) {
 	_ = e.force(func(s *Sandbox) error {
 		m.setStatus(s, state, reason, "")

@@ -118,6 +118,34 @@ func TestRecoveryRemovesStrays(t *testing.T) {
 	}
 }
 
+// A volume that is to go with its sandbox goes also when the server died between
+// making it and recording that.
+func TestInterruptedCreateKeepsItsVolumes(t *testing.T) {
+	for _, step := range []string{"claim", "created"} { // made again, and adopted
+		t.Run(step, func(t *testing.T) {
+			r := newRig(t)
+			g := r.gate(step)
+			sp := spec()
+			sp.Volumes = []sandbox.VolumeMount{
+				{Name: "own", Claim: "own", CreateIfMissing: true, DeleteWithSandbox: true, MountPath: "/own"},
+				{Name: "kept", Claim: "kept", CreateIfMissing: true, MountPath: "/kept"},
+			}
+			id := r.create(sp).ID
+			g.await(t)
+			r.crash()
+			r.start()
+			r.await(id, sandbox.Running)
+			if err := r.m.Delete(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			left, err := r.m.Volumes(t.Context())
+			if err != nil || len(left) != 1 || left[0].Name != "kept" {
+				t.Errorf("left: %+v, %v", left, err)
+			}
+		})
+	}
+}
+
 // TestInterruptedCreateFails: what can't be finished says so.
 func TestInterruptedCreateFails(t *testing.T) {
 	r := newRig(t)

@@ -141,6 +141,40 @@ func (m *Manager) removeOwnVolumes(ctx context.Context, e *entry) error {
 	return nil
 }
 
+// VolumeMaker is implemented by engines that know, also after a crash, for which
+// sandbox a named volume was made.
+type VolumeMaker interface {
+	// MadeVolume returns the id of that sandbox; empty when there is no such
+	// volume or it is not known.
+	MadeVolume(name string) string
+}
+
+// claimMade adds to a record the volumes that its create made and that go with
+// it, should a crash have come before they were recorded.
+func (m *Manager) claimMade(s *Sandbox) {
+	engine, ok := m.engine.(VolumeMaker)
+	if !ok {
+		return
+	}
+	for _, v := range s.Spec.Volumes {
+		if v.DeleteWithSandbox && v.Claim != "" && engine.MadeVolume(v.Claim) == s.ID {
+			s.addCreated([]string{v.Claim})
+		}
+	}
+}
+
+// addCreated adds volumes to those that the sandbox's create, or one before it
+// that a crash interrupted, made.
+func (s *Sandbox) addCreated(names []string) {
+	all := slices.Clone(s.CreatedVolumes)
+	for _, n := range names {
+		if !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	s.CreatedVolumes = all
+}
+
 // Volumes lists the named volumes.
 func (m *Manager) Volumes(ctx context.Context) ([]VolumeInfo, error) {
 	engine, ok := m.engine.(Volumes)

@@ -130,7 +130,7 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		return nil, err
 	}
 	steps.done("record")
-	opened, made, err := e.openVolumes(req.Spec.Volumes)
+	opened, made, err := e.openVolumes(s.id, req.Spec.Volumes)
 	defer closeVolumes(opened)
 	if err != nil {
 		return made, err

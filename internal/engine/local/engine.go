@@ -72,6 +72,7 @@ type Engine struct {
 var (
 	_ sandbox.Engine       = (*Engine)(nil)
 	_ sandbox.Volumes      = (*Engine)(nil)
+	_ sandbox.VolumeMaker  = (*Engine)(nil)
 	_ sandbox.HookReporter = (*Engine)(nil)
 
 	_ sandbox.PolicyEnforcer = (*Engine)(nil)

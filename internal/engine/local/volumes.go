@@ -18,16 +18,21 @@ import (
 )
 
 // Named volumes are directories of the data directory's "volumes", owned by the
-// ids that sandboxes see. Making one is one mkdir, which is atomic; its name is
-// its only record.
+// ids that sandboxes see. A new one appears under its name in one step, with the
+// id of the sandbox that it was made for in an attribute, so that a crash loses
+// nothing of that; there is no other record.
+
+// makerAttr names the sandbox whose create made a volume. Attributes of this
+// class can't be seen or changed from within a user namespace (xattr(7)).
+const makerAttr = "trusted.paddock.maker"
 
 // openVolumes opens the sources of all mounts, making named volumes and host
 // directories that are missing. It returns what it opened and the named volumes
 // that it made, also with an error.
-func (e *Engine) openVolumes(mounts []sandbox.VolumeMount) (opened []rootfs.Volume, made []string, err error) {
+func (e *Engine) openVolumes(id string, mounts []sandbox.VolumeMount) (opened []rootfs.Volume, made []string, err error) {
 	for i := range mounts {
 		m := &mounts[i]
-		fd, created, err := e.openVolume(m)
+		fd, created, err := e.openVolume(id, m)
 		if created {
 			made = append(made, m.Claim)
 		}
@@ -46,11 +51,11 @@ func closeVolumes(volumes []rootfs.Volume) {
 }
 
 // openVolume returns a descriptor of the directory to mount.
-func (e *Engine) openVolume(m *sandbox.VolumeMount) (fd int, created bool, err error) {
+func (e *Engine) openVolume(id string, m *sandbox.VolumeMount) (fd int, created bool, err error) {
 	if m.HostPath != "" {
 		fd, err = e.openHostPath(m)
 	} else {
-		fd, created, err = e.openNamed(m)
+		fd, created, err = e.openNamed(id, m)
 	}
 	if err != nil || m.SubPath == "" {
 		return fd, created, err
@@ -70,22 +75,59 @@ func subPathRefused(m *sandbox.VolumeMount, err error) error {
 		"Volume %q: subPath %q can't be opened: %s. It must be a directory within the volume, reached by no link that leaves it.", m.Name, m.SubPath, plain(err))
 }
 
-func (e *Engine) openNamed(m *sandbox.VolumeMount) (int, bool, error) {
+func (e *Engine) openNamed(id string, m *sandbox.VolumeMount) (int, bool, error) {
 	dir := filepath.Join(e.in.volumesDir(), m.Claim)
-	created := false
-	if m.CreateIfMissing {
-		switch err := os.Mkdir(dir, 0o755); {
-		case err == nil:
-			created = true
-		case !errors.Is(err, fs.ErrExist):
-			return -1, false, err
-		}
-	}
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
+	if err == nil {
+		return fd, false, nil
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return -1, false, err
+	}
+	if !m.CreateIfMissing {
 		return -1, false, volumeMissing(m)
 	}
+	created, err := e.makeVolume(id, dir)
+	if err != nil {
+		return -1, false, err
+	}
+	fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	return fd, created, err
+}
+
+// makeVolume makes a volume for a sandbox, and reports false when somebody else
+// did so first.
+func (e *Engine) makeVolume(id, dir string) (bool, error) {
+	// What a crash leaves in the trash, the next start removes.
+	temporary, err := os.MkdirTemp(e.in.trashDir(), "volume-")
+	if err != nil {
+		return false, err
+	}
+	if err := os.Chmod(temporary, 0o755); err != nil {
+		return false, errors.Join(err, os.Remove(temporary))
+	}
+	err = unix.Setxattr(temporary, makerAttr, []byte(id), 0)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return false, errors.Join(fmt.Errorf("marking a volume: %w", err), os.Remove(temporary))
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if err == nil {
+		return true, nil
+	}
+	if errors.Is(err, unix.EEXIST) {
+		err = nil
+	}
+	return false, errors.Join(err, os.Remove(temporary))
+}
+
+// MadeVolume implements sandbox.VolumeMaker.
+func (e *Engine) MadeVolume(name string) string {
+	buf := make([]byte, 256)
+	n, err := unix.Lgetxattr(filepath.Join(e.in.volumesDir(), name), makerAttr, buf)
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
 }
 
 func volumeMissing(m *sandbox.VolumeMount) error {
