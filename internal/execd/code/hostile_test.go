@@ -26,11 +26,12 @@ func TestHostileKernel(t *testing.T) {
 		"asks":    {out: "said", err: "nobody is there to answer", name: "Interrupted", value: "v", trace: "red"},
 		"twice":   {out: "said"},
 		"stderr":  {out: "said", name: kernelDied, value: "exit status 9"},
+		"lost":    {out: "said", err: "some of the output of this run may be missing"},
 		"silent":  {out: "said", name: kernelDied, value: "gave no sign of life"},
 		"flood":   {out: "said", name: kernelDied, value: "did not stop"},
 	} {
 		t.Run(mode, func(t *testing.T) {
-			if testing.Short() && (mode == "flood" || mode == "huge" || mode == "silent") {
+			if testing.Short() && (mode == "flood" || mode == "huge" || mode == "lost" || mode == "silent") {
 				t.Skip("takes its time")
 			}
 			t.Parallel()

@@ -87,6 +87,9 @@ def misbehave(conn, parent):
     elif mode == "flood":
         while True:
             publish(parent, "stream", text)
+    elif mode == "lost":
+        conn.sendall(reply)
+        return
     elif mode == "twice":
         conn.sendall(reply)
         publish(parent, "status", {"execution_state": "idle"})
