@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 // Denial is something that a policy refused.
@@ -79,17 +80,34 @@ func (e *Enforcer) Packet(src netip.AddrPort, protocol byte, to netip.AddrPort) 
 		return
 	}
 	d := rules.Connect("", to.Addr())
-	why := denied(d)
-	switch {
-	case d.Allow && to.Port() == dotPort:
-		why = "encrypted DNS is not let through under a policy"
-	case d.Allow:
-		why = "the address or the protocol is closed to sandboxes"
-	}
-	e.report(s, Denial{Source: src.Port(), Protocol: protocolName(protocol), To: to, Rule: d.Rule, Reason: why})
+	e.report(s, Denial{Source: src.Port(), Protocol: protocolName(protocol), To: to, Rule: d.Rule, Reason: s.whyNot(d, protocol, to)})
 }
 
-const dotPort = 853
+// Ports that packets are not let through to although their address is allowed.
+const (
+	dnsPort  = 53
+	quicPort = 443
+	dotPort  = 853
+	mdnsPort = 5353
+)
+
+// whyNot says why a packet was refused.
+func (s *sandbox) whyNot(d policy.Decision, protocol byte, to netip.AddrPort) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !d.Allow && s.learned[to.Addr()] == nil {
+		return denied(d)
+	}
+	switch udp := protocol == unix.IPPROTO_UDP; {
+	case to.Port() == dotPort, to.Port() == dnsPort, udp && to.Port() == mdnsPort:
+		return "other resolvers than the sandbox's own are not let through where a policy has names"
+	case udp && to.Port() == quicPort:
+		return "QUIC is not let through to named hosts, for its names can't be checked; use TLS over TCP"
+	case !d.Allow && (udp || protocol == unix.IPPROTO_TCP):
+		return "the address is no longer known by a name: look the name up again"
+	}
+	return "the address or the protocol is closed to sandboxes"
+}
 
 func protocolName(n byte) string {
 	switch n {

@@ -283,6 +283,27 @@ func TestHTTPRules(t *testing.T) {
 	}
 }
 
+// The reason of a refused packet is one that helps.
+func TestPacketReasons(t *testing.T) {
+	e, _, _ := start(t, rules(t, policy.Deny, "deny 203.0.113.66", "allow allowed.example", "allow 198.51.100.0/24"))
+	if _, err := e.Learn(context.Background(), box, "allowed.example", []netip.Addr{public}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]string{
+		"203.0.113.66:80": "rule 0 (deny 203.0.113.66)", "203.0.113.77:80": "default action is deny",
+		"203.0.113.10:443": "QUIC", "203.0.113.10:53": "resolvers", "198.51.100.1:853": "resolvers", "198.51.100.1:0": "closed",
+	} {
+		e.Packet(netip.AddrPortFrom(box, 4000), 17, netip.MustParseAddrPort(to))
+		if d := <-e.Denials(); !strings.Contains(d.Reason, want) || d.Protocol != "udp" || d.Source != 4000 || d.Sandbox != "box" {
+			t.Errorf("%s: %+v, want %q", to, d, want)
+		}
+	}
+	e.Packet(netip.AddrPortFrom(second, 4000), 17, netip.MustParseAddrPort("203.0.113.77:80"))
+	if len(e.Denials()) > 0 {
+		t.Error("a packet of nobody was told")
+	}
+}
+
 // A failed change leaves everything as it was.
 func TestFailedChange(t *testing.T) {
 	e, r, _ := start(t, rules(t, policy.Deny, "allow allowed.example"))

@@ -29,6 +29,10 @@ const (
 	// maxPolicyFile bounds what is read of it, in bytes: policy.MaxRules rules
 	// with long names.
 	maxPolicyFile = 16 << 20
+	// proxyPort is where the proxy listens at the gateway's address. It is no
+	// port that the kernel gives out by itself: while no server runs, the packet
+	// filter still sends connections there, and nobody else should have it then.
+	proxyPort = 15053
 	// reportGroups is the kernel's log group of the first slot. Groups below
 	// 100 are what administrators choose.
 	reportGroups = 28700
@@ -74,7 +78,12 @@ func ranges(c *policy.Compiled) []network.Range {
 // openNetwork makes the network with the policies that are recorded, in one
 // step, and what applies policies to names and connections.
 func (e *Engine) openNetwork(ctx context.Context) error {
-	listener, err := listenProxy(ctx, netip.AddrPortFrom(network.GatewayOf(e.in.subnet), 0))
+	gateway := network.GatewayOf(e.in.subnet)
+	listener, err := listenProxy(ctx, netip.AddrPortFrom(gateway, proxyPort))
+	if errors.Is(err, unix.EADDRINUSE) {
+		e.log.Warn("another program listens on the usual port of the proxy for sandboxes under a policy; taking another", "port", proxyPort)
+		listener, err = listenProxy(ctx, netip.AddrPortFrom(gateway, 0))
+	}
 	if err != nil {
 		return fmt.Errorf("listening for the connections of sandboxes under a policy: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -76,7 +75,7 @@ func (e *Engine) processOf(d enforce.Denial) string {
 	if err != nil || s.group == nil {
 		return ""
 	}
-	inode := socketInode(s.pid, d.Protocol, netip.AddrPortFrom(d.Address, d.Source))
+	inode := socketInode(s.pid, d.Protocol, d.Source)
 	if inode == "" {
 		return ""
 	}
@@ -92,19 +91,28 @@ func (e *Engine) processOf(d enforce.Denial) string {
 	return ""
 }
 
-// socketInode finds the socket with that local end in the network namespace of a
-// process (proc_pid_net(5)).
-func socketInode(pid int, protocol string, local netip.AddrPort) string {
+// socketInode finds the socket with that local port in the network namespace of a
+// process (proc_pid_net(5)). Sockets of IPv6 may be used for IPv4.
+func socketInode(pid int, protocol string, local uint16) string {
 	table := "tcp"
 	if protocol == "udp" {
 		table = "udp"
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/%s", pid, table))
+	for _, name := range []string{table, table + "6"} {
+		if inode := inodeIn(fmt.Sprintf("/proc/%d/net/%s", pid, name), local); inode != "" {
+			return inode
+		}
+	}
+	return ""
+}
+
+func inodeIn(path string, local uint16) string {
+	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	port := fmt.Sprintf(":%04X", local.Port())
+	port := fmt.Sprintf(":%04X", local)
 	lines := bufio.NewScanner(f)
 	for range maxLookSockets {
 		if !lines.Scan() {

@@ -1,0 +1,142 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/egress/enforce"
+	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
+	"github.com/paddock-sandbox/paddock/internal/policy"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
+)
+
+func denyBut(t *testing.T, targets ...string) *policy.Policy {
+	t.Helper()
+	p := policy.Policy{DefaultAction: policy.Deny}
+	for _, target := range targets {
+		p.Egress = append(p.Egress, policy.Rule{Action: policy.Allow, Target: target})
+	}
+	p, err := p.Normalize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &p
+}
+
+// allowed asks the engine's enforcer about a connection to an address.
+func allowed(t *testing.T, e *Engine, id, to string) bool {
+	t.Helper()
+	s, err := e.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.enforcer.Sandbox(s.addr); !ok {
+		t.Fatalf("sandbox %s has no policy", id)
+	}
+	return e.enforcer.Judge(s.addr, proxy.Claim{To: netip.AddrPortFrom(netip.MustParseAddr(to), 80)}).Allow
+}
+
+// A policy is there before the entrypoint, changes, outlives the engine, and ends
+// with its sandbox.
+func TestPolicyOfSandbox(t *testing.T) {
+	const one, other = "203.0.113.1", "203.0.113.2"
+	h := newHost(t)
+	e, _ := h.open(t)
+	spec := func(s *sandbox.Spec) { s.NetworkPolicy = denyBut(t, one) }
+	id := mustCreate(t, e, spec)
+	if !allowed(t, e, id, one) || allowed(t, e, id, other) {
+		t.Error("the policy of the create does not hold")
+	}
+	ctx := context.Background()
+	if err := e.SetPolicy(ctx, id, denyBut(t, other)); err != nil {
+		t.Fatal(err)
+	}
+	if allowed(t, e, id, one) || !allowed(t, e, id, other) {
+		t.Error("the changed policy does not hold")
+	}
+	var notFound *sandbox.Error
+	if err := e.SetPolicy(ctx, "nobody", denyBut(t)); !errors.As(err, &notFound) || notFound.Kind != sandbox.KindNotFound {
+		t.Errorf("a policy for nobody: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// The record differs: the server died between the two.
+	record := func(p *policy.Policy) []*sandbox.Sandbox {
+		r := &sandbox.Sandbox{ID: id, Token: "token-of-" + id, Spec: sandbox.Spec{Image: testImage, NetworkPolicy: p}}
+		r.Status.State = sandbox.Running
+		return []*sandbox.Sandbox{r}
+	}
+	e, found := h.open(t, record(denyBut(t, one))...)
+	if found[id] != sandbox.FoundRunning || !allowed(t, e, id, one) || allowed(t, e, id, other) {
+		t.Errorf("after a restart: %v", found)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A record that can't be read allows nothing until the Manager has spoken.
+	path := filepath.Join(e.in.run(id), policyFile)
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	list, err := e.in.policies()
+	if err != nil || len(list) != 1 || list[0].policy.DefaultAction != policy.Deny || len(list[0].policy.Egress) != 0 {
+		t.Errorf("a broken record: %+v, %v", list, err)
+	}
+	e, _ = h.open(t, record(denyBut(t, other))...)
+	defer e.Close()
+	if !allowed(t, e, id, other) {
+		t.Error("the policy is not restored")
+	}
+	s, err := e.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := s.addr
+	if err := e.Remove(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.enforcer.Sandbox(addr); ok {
+		t.Error("the policy outlives its sandbox")
+	}
+}
+
+// A refused packet is told.
+func TestDenialsAreDelivered(t *testing.T) {
+	e := newEngine(t)
+	if !e.network.Reports() {
+		t.Skip("this kernel can't report refused packets")
+	}
+	id := mustCreate(t, e, func(s *sandbox.Spec) { s.NetworkPolicy = denyBut(t) })
+	run(t, e, id, "nc -w 2 203.0.113.9 4321 </dev/null; true")
+	select {
+	case d := <-e.Denials():
+		if d.ID != id || d.Protocol != "tcp" || d.To.String() != "203.0.113.9:4321" || d.Rule != -1 || d.Reason == "" {
+			t.Errorf("%+v", d)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was told")
+	}
+}
+
+// The program of a socket is found by the socket's port.
+func TestProcessOfDenial(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	pid, _ := run(t, e, id, "nc -l -p 4000 >/dev/null 2>&1 & echo $!; until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0FA0 '; do sleep 0.05; done")
+	d := enforce.Denial{Sandbox: id, Protocol: "tcp", Source: 4000}
+	if got, want := e.processOf(d), "nc["+pid+"]"; got != want {
+		t.Errorf("the program is %q, want %q", got, want)
+	}
+	d.Source = 4001
+	if got := e.processOf(d); got != "" {
+		t.Errorf("nobody's port is %q's", got)
+	}
+}
