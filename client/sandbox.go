@@ -118,6 +118,11 @@ type CreateRequest struct {
 	Extensions map[string]string
 	// Lifecycle is nil without hooks.
 	Lifecycle *Lifecycle
+	// NetworkPolicy is what the sandbox may reach; nil for every public address.
+	NetworkPolicy *NetworkPolicy
+	// CredentialProxy lets the host put credentials of the sandbox's vault into
+	// its requests. It needs NetworkPolicy.
+	CredentialProxy bool
 
 	// Wait is how long Create waits for the sandbox to leave Pending. Zero
 	// returns as soon as it is recorded. A sandbox that is still Pending when
@@ -139,6 +144,12 @@ type createBody struct {
 	Volumes        []Volume          `json:"volumes,omitempty"`
 	Extensions     map[string]string `json:"extensions,omitempty"`
 	Lifecycle      *lifecycleBody    `json:"lifecycle,omitempty"`
+	NetworkPolicy  *NetworkPolicy    `json:"networkPolicy,omitempty"`
+	Credentials    *enabledBody      `json:"credentialProxy,omitempty"`
+}
+
+type enabledBody struct {
+	Enabled bool `json:"enabled"`
 }
 
 // Create makes a sandbox. When Wait is set and the sandbox failed, it returns
@@ -155,7 +166,10 @@ func (c *Client) Create(ctx context.Context, r CreateRequest) (*Sandbox, error) 
 		Image: &ImageRef{URI: r.Image, Auth: r.Auth}, Platform: r.Platform,
 		Timeout: int64(r.Timeout / time.Second), ResourceLimits: r.ResourceLimits, Env: r.Env,
 		Metadata: r.Metadata, Entrypoint: r.Entrypoint, Volumes: r.Volumes, Extensions: r.Extensions,
-		Lifecycle: hooks,
+		Lifecycle: hooks, NetworkPolicy: r.NetworkPolicy,
+	}
+	if r.CredentialProxy {
+		body.Credentials = &enabledBody{true}
 	}
 	if body.ResourceLimits == nil {
 		body.ResourceLimits = map[string]string{} // required by the contract, may be empty

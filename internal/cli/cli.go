@@ -146,7 +146,7 @@ work themselves.`,
 		}
 	}
 	add("sandbox", a.runCommand(), a.createCommand(), a.lsCommand(), a.inspectCommand(), a.execCommand(), a.shellCommand(), a.cpCommand(),
-		a.logsCommand(), a.eventsCommand(), a.portCommand(), a.portForwardCommand(), a.renewCommand(), a.pauseCommand(), a.resumeCommand(), a.rmCommand())
+		a.logsCommand(), a.eventsCommand(), a.portCommand(), a.portForwardCommand(), a.policyCommand(), a.renewCommand(), a.pauseCommand(), a.resumeCommand(), a.rmCommand())
 	add("store", a.imageCommand(), a.volumeCommand())
 	add("machine", a.serveCommand(), a.mcpCommand(), a.doctorCommand(), a.configCommand(), a.resetCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("machine")

@@ -21,8 +21,12 @@ const nameKey = "name"
 // createFlags are the flags of the commands that make a sandbox.
 type createFlags struct {
 	env, volumes, metadata []string
+	extensions             []string
 	memory, cpu, platform  string
+	disk, gpus             string
 	name                   string
+	network                networkFlags
+	hooks                  hookFlags
 	pids                   int
 	timeout                time.Duration
 	registryUser           string
@@ -31,12 +35,17 @@ type createFlags struct {
 func (f *createFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE, or NAME to pass on its value here")
-	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "NAME:/PATH[:ro] for a named volume, /HOST/DIR:/PATH[:ro] for a directory that the server allows")
+	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "NAME:/PATH[:OPTIONS] for a named volume, /HOST/DIR:/PATH[:OPTIONS] for a directory that the server allows; options are ro, subpath=DIR, and rm to delete a named volume with the sandbox")
 	fs.StringArrayVarP(&f.metadata, "metadata", "l", nil, "KEY=VALUE to find the sandbox by")
 	fs.StringVar(&f.name, "name", "", "the same as --metadata name=NAME")
 	fs.StringVar(&f.memory, "memory", "", `memory limit, such as "512Mi"`)
 	fs.StringVar(&f.cpu, "cpu", "", `CPU limit, such as "500m" or "2"`)
 	fs.IntVar(&f.pids, "pids", 0, "limit of processes and threads")
+	fs.StringVar(&f.disk, "disk", "", `limit of what the sandbox writes to its own filesystem, such as "1Gi"`)
+	fs.StringVar(&f.gpus, "gpus", "", `number of GPUs, or "all"`)
+	fs.StringArrayVar(&f.extensions, "extension", nil, "KEY=VALUE that means something to the server or to clients, such as access.renew.extend.seconds=3600")
+	f.network.register(cmd)
+	f.hooks.register(cmd)
 	fs.DurationVar(&f.timeout, "timeout", 0, "lifetime, at least 1m")
 	fs.StringVar(&f.platform, "platform", "", "platform of the image, such as linux/amd64")
 	fs.StringVar(&f.registryUser, "registry-user", "", "user name for the registry; its password is read from $PADDOCK_REGISTRY_PASSWORD")
@@ -73,6 +82,26 @@ func (f *createFlags) request(cmd *cobra.Command, a *app, image string) (client.
 	}
 	if f.pids != 0 {
 		r.ResourceLimits["pids"] = strconv.Itoa(f.pids)
+	}
+	if f.disk != "" {
+		if _, err := config.ParseSize(f.disk); err != nil {
+			return r, usagef(cmd, "--disk %q: %s", f.disk, err)
+		}
+		r.ResourceLimits["ephemeral-storage"] = f.disk
+	}
+	if f.gpus != "" {
+		r.ResourceLimits["gpu"] = f.gpus
+	}
+	if len(f.extensions) > 0 {
+		if r.Extensions, err = pairs(cmd, "extension", f.extensions); err != nil {
+			return r, err
+		}
+	}
+	if err := f.network.request(cmd, a, &r); err != nil {
+		return r, err
+	}
+	if err := f.hooks.request(cmd, &r); err != nil {
+		return r, err
 	}
 	for i, v := range f.volumes {
 		vol, err := parseVolume(v)
@@ -140,22 +169,12 @@ func pairs(cmd *cobra.Command, flag string, list []string) (map[string]string, e
 	return m, nil
 }
 
-// parseVolume reads SOURCE:/PATH[:ro]. A source with a slash is a directory of
-// the host, one without is a named volume.
+// parseVolume reads SOURCE:/PATH[:OPTIONS]. A source with a slash is a directory
+// of the host, one without is a named volume.
 func parseVolume(s string) (client.Volume, error) {
 	var vol client.Volume
-	parts := strings.Split(s, ":")
-	if len(parts) == 3 {
-		switch parts[2] {
-		case "ro":
-			vol.ReadOnly = true
-		case "rw":
-		default:
-			return vol, fmt.Errorf("the last part is %q, want ro or rw", parts[2])
-		}
-		parts = parts[:2]
-	}
-	if len(parts) != 2 || parts[0] == "" || !path.IsAbs(parts[1]) {
+	parts := strings.SplitN(s, ":", 3)
+	if len(parts) < 2 || parts[0] == "" || !path.IsAbs(parts[1]) {
 		return vol, fmt.Errorf("want NAME:/PATH[:ro] or /HOST/DIR:/PATH[:ro]")
 	}
 	vol.MountPath = parts[1]
@@ -166,6 +185,25 @@ func parseVolume(s string) (client.Volume, error) {
 		return vol, fmt.Errorf("the host directory %q is relative, want an absolute path", parts[0])
 	default:
 		vol.PVC = &client.PVC{ClaimName: parts[0]}
+	}
+	if len(parts) == 2 {
+		return vol, nil
+	}
+	for option := range strings.SplitSeq(parts[2], ",") {
+		key, value, _ := strings.Cut(option, "=")
+		switch {
+		case option == "ro":
+			vol.ReadOnly = true
+		case option == "rw":
+		case key == "subpath" && value != "":
+			vol.SubPath = value
+		case option == "rm" && vol.PVC != nil:
+			vol.PVC.DeleteOnSandboxTermination = true
+		case option == "rm":
+			return vol, fmt.Errorf("a directory of the host is not deleted with the sandbox: rm is for named volumes")
+		default:
+			return vol, fmt.Errorf("the option is %q, want ro, rw, subpath=DIR or rm", option)
+		}
 	}
 	return vol, nil
 }

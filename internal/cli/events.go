@@ -73,13 +73,16 @@ func eventText(e *client.Event) string {
 }
 
 func (a *app) followEvents(ctx context.Context, c *connection, id string) error {
-	return c.FollowEvents(ctx, id, 0, func(e client.Event) error {
-		if a.output == "json" {
-			enc := json.NewEncoder(a.streams.Out)
-			enc.SetEscapeHTML(false)
-			return enc.Encode(e)
-		}
-		_, err := fmt.Fprintf(a.streams.Out, "%s  %-18s %s\n", eventTime(e.At), sanitize(e.Kind), eventText(&e))
-		return err
-	})
+	return c.FollowEvents(ctx, id, 0, func(e client.Event) error { return a.printEvent(&e) })
+}
+
+// printEvent prints one event of a stream on a line of its own.
+func (a *app) printEvent(e *client.Event) error {
+	if a.output == "json" {
+		enc := json.NewEncoder(a.streams.Out)
+		enc.SetEscapeHTML(false)
+		return enc.Encode(e)
+	}
+	_, err := fmt.Fprintf(a.streams.Out, "%s  %-18s %s\n", eventTime(e.At), sanitize(e.Kind), eventText(e))
+	return err
 }

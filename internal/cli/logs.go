@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,12 +18,14 @@ const execPoll = 200 * time.Millisecond
 func (a *app) logsCommand() *cobra.Command {
 	var o client.LogOptions
 	var since, execID string
+	var denied bool
 	cmd := &cobra.Command{
 		Use:   "logs ID",
-		Short: "Show what a sandbox's entrypoint, or a detached command, has printed",
+		Short: "Show what a sandbox's entrypoint, or a detached command, has printed, or was denied",
 		Example: `  paddock logs -f --tail 20 $id
   paddock logs --since 10m -t $id
-  paddock logs -f --exec $command $id`,
+  paddock logs -f --exec $command $id
+  paddock logs --denied $id`,
 		Args: args(1, 1, "ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -32,11 +35,17 @@ func (a *app) logsCommand() *cobra.Command {
 			if o.Tail < 0 {
 				return usagef(cmd, "--tail %d: want 0 for all, or a number of lines", o.Tail)
 			}
+			if denied && execID != "" {
+				return usagef(cmd, "--denied and --exec exclude one another")
+			}
 			conn, err := a.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer conn.close()
+			if denied {
+				return a.denials(cmd, conn, args[0], o)
+			}
 			if execID != "" {
 				return a.commandLogs(cmd.Context(), conn, args[0], execID, o.Follow)
 			}
@@ -55,7 +64,38 @@ func (a *app) logsCommand() *cobra.Command {
 	f.StringVar(&since, "since", "", "only what is newer: a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
 	f.BoolVarP(&o.Timestamps, "timestamps", "t", false, "begin each line with its time")
 	f.StringVar(&execID, "exec", "", "show this command, whose id `paddock exec -d` printed")
+	f.BoolVar(&denied, "denied", false, "show what the network policy has refused, and why")
 	return cmd
+}
+
+// kindDenied is the kind of events about what a network policy refused.
+const kindDenied = "Denied"
+
+// denials shows what the network policy refused.
+func (a *app) denials(cmd *cobra.Command, c *connection, id string, o client.LogOptions) error {
+	wanted := func(e *client.Event) bool { return e.Kind == kindDenied && !e.At.Before(o.Since) }
+	if o.Follow {
+		return c.FollowEvents(cmd.Context(), id, 0, func(e client.Event) error {
+			if !wanted(&e) {
+				return nil
+			}
+			return a.printEvent(&e)
+		})
+	}
+	list, err := c.Events(cmd.Context(), id, 0)
+	if err != nil {
+		return err
+	}
+	list.Items = slices.DeleteFunc(list.Items, func(e client.Event) bool { return !wanted(&e) })
+	// Those that are not kept may be of any kind.
+	list.Dropped = 0
+	if o.Tail > 0 && len(list.Items) > o.Tail {
+		list.Items = list.Items[len(list.Items)-o.Tail:]
+	}
+	if a.output == "json" {
+		return a.json(nonNil(list.Items))
+	}
+	return a.eventTable(list)
 }
 
 func parseSince(cmd *cobra.Command, s string, now time.Time) (time.Time, error) {
