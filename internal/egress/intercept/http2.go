@@ -27,6 +27,9 @@ const (
 	streamWindow = 1 << 20
 	connWindow   = 4 << 20
 	maxFrame     = 64 << 10
+	// smallBody is the length, in bytes, up to which a body goes together with
+	// its head.
+	smallBody = 16 << 10
 )
 
 // serveHTTP2 passes the streams of a connection on, each to one of the
@@ -306,7 +309,9 @@ func (h *handler2) answer(w http.ResponseWriter, r *http.Request, resp *http.Res
 	}
 	w.WriteHeader(resp.StatusCode)
 	flusher := w.(http.Flusher)
-	flusher.Flush()
+	if resp.ContentLength < 0 || resp.ContentLength > smallBody || how == unzipped {
+		flusher.Flush() // the body may be long in coming
+	}
 	var from io.Reader = resp.Body
 	if how == unzipped {
 		zip, err := gzip.NewReader(resp.Body)
@@ -321,7 +326,7 @@ func (h *handler2) answer(w http.ResponseWriter, r *http.Request, resp *http.Res
 	if how != opaque {
 		from = h.s.maskingReader(from, rules)
 	}
-	if err := copyFlushing(w, flusher, from); err != nil {
+	if err := copyFlushing(w, flusher, from, resp.ContentLength); err != nil {
 		return err
 	}
 	if how == unzipped {
@@ -337,8 +342,10 @@ func (h *handler2) answer(w http.ResponseWriter, r *http.Request, resp *http.Res
 	return nil
 }
 
-// copyFlushing passes on what comes as it comes.
-func copyFlushing(w io.Writer, flusher http.Flusher, from io.Reader) error {
+// copyFlushing passes on what comes as it comes, but for the last of a body whose
+// length is known: that goes with the end of the stream.
+func copyFlushing(w io.Writer, flusher http.Flusher, from io.Reader, length int64) error {
+	done := int64(0)
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for {
@@ -347,7 +354,9 @@ func copyFlushing(w io.Writer, flusher http.Flusher, from io.Reader) error {
 			if _, werr := w.Write(buf[:n]); werr != nil {
 				return werr
 			}
-			flusher.Flush()
+			if done += int64(n); done != length {
+				flusher.Flush()
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
