@@ -114,9 +114,19 @@ func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs 
 		if _, ok := b.names[name]; !ok {
 			s.names++
 		}
-		b.names[name] = until
+		// Never longer than the packet filter has the address.
+		if end := minTime(until, b.until); end.After(b.names[name]) {
+			b.names[name] = end
+		}
 	}
 	return nil
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // room makes room for more addresses of one name; s.mu is held.
