@@ -5,8 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -273,6 +272,8 @@ func (a *isolatedAPI) forward(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	// The answer may begin while the body is still being read, if only its end.
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	proxy := &httputil.ReverseProxy{
 		Transport:     is.http,
 		FlushInterval: -1,
@@ -287,7 +288,7 @@ func (a *isolatedAPI) forward(w http.ResponseWriter, r *http.Request) error {
 			}
 			web.Fail(w, web.Errorf(http.StatusBadGateway, web.CodeRuntime, "the isolated session broke off before it had answered"))
 		},
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: slog.NewLogLogger(a.e.log.With("sandbox", a.s.id).Handler(), slog.LevelDebug),
 	}
 	proxy.ServeHTTP(w, r)
 	return nil
