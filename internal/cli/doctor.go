@@ -27,7 +27,7 @@ which no sandbox can run.`,
 			if err != nil {
 				return err
 			}
-			checks := examine(cmd.Context(), cfg)
+			checks := examine(cmd.Context(), cfg, true)
 			if required {
 				checks = onlyRequired(checks)
 			}
@@ -46,13 +46,15 @@ which no sandbox can run.`,
 	return cmd
 }
 
-// examine runs the checks for a configuration.
-func examine(ctx context.Context, cfg *config.Loaded) []local.Check {
+// examine runs the checks for a configuration. With trial it starts a shell, too;
+// a server that starts must not depend on that, because it may be the one that
+// goes on with living sandboxes.
+func examine(ctx context.Context, cfg *config.Loaded, trial bool) []local.Check {
 	subnet, _ := netip.ParsePrefix(cfg.Network.Subnet) // checked when it was loaded
 	return local.Doctor(ctx, local.DoctorOptions{
 		DataDir: cfg.Storage.DataDir, RunDir: cfg.Storage.RunDir,
 		OCIRuntime: cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path, Subnet: subnet,
-		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs,
+		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs, Trial: trial,
 	})
 }
 
@@ -110,7 +112,7 @@ func (a *app) printChecks(checks []local.Check, onlyFailed bool) error {
 // requireMachine is the check before a server starts: one message that names
 // everything that is missing and what to do.
 func requireMachine(ctx context.Context, cfg *config.Loaded) error {
-	failed := missing(examine(ctx, cfg))
+	failed := missing(examine(ctx, cfg, false))
 	if len(failed) == 0 {
 		return nil
 	}

@@ -46,6 +46,8 @@ type DoctorOptions struct {
 	Subnet              netip.Prefix
 	CDIDirs             []string
 	GPUKind             string
+	// Trial starts a shell, which takes some ten milliseconds.
+	Trial bool
 }
 
 // Doctor looks at every requirement. It changes nothing that lasts.

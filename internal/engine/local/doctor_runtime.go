@@ -21,8 +21,8 @@ import (
 // milliseconds.
 const trialTimeout = 15 * time.Second
 
-// checkRuntime looks whether the OCI runtime is here, and whether it starts
-// execd behind the wall that a sandbox has.
+// checkRuntime looks whether the OCI runtime is here and, on a trial, whether it
+// starts execd behind the wall that a sandbox has.
 func checkRuntime(ctx context.Context, o DoctorOptions) Check {
 	const name = "OCI runtime"
 	kind, path := o.OCIRuntime, o.OCIPath
@@ -39,7 +39,7 @@ func checkRuntime(ctx context.Context, o DoctorOptions) Check {
 	}
 	out, err := exec.CommandContext(ctx, found, "--version").Output()
 	first, _, _ := strings.Cut(string(out), "\n")
-	if err != nil || os.Geteuid() != 0 {
+	if err != nil || !o.Trial || os.Geteuid() != 0 {
 		return need(name, err, found+", "+first, remedy)
 	}
 	if o.RunDir == "" {
@@ -62,8 +62,8 @@ func checkRuntime(ctx context.Context, o DoctorOptions) Check {
 func trialShell(ctx context.Context, kind oci.Kind, path, runDir string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
 	defer cancel()
-	// Beside what a server may have there.
-	dir, err := os.MkdirTemp(existing(runDir), "paddock-doctor-")
+	// Beside the run directory, whose mode only a server changes.
+	dir, err := os.MkdirTemp(existing(filepath.Dir(runDir)), "paddock-doctor-")
 	if err != nil {
 		return err
 	}

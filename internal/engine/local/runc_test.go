@@ -159,7 +159,7 @@ func TestDoctorTriesTheRuntime(t *testing.T) {
 			if err := os.Chmod(run, 0o711); err != nil {
 				t.Fatal(err)
 			}
-			check := checkRuntime(t.Context(), DoctorOptions{OCIRuntime: c.kind, OCIPath: c.path, RunDir: run})
+			check := checkRuntime(t.Context(), DoctorOptions{OCIRuntime: c.kind, OCIPath: c.path, RunDir: filepath.Join(run, "paddock"), Trial: true})
 			want, fails := strings.CutPrefix(c.want, "!")
 			if check.OK == fails || !strings.Contains(check.Detail, want) || check.OK == (check.Remedy != "") {
 				t.Errorf("got %+v", check)
