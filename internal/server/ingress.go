@@ -67,6 +67,8 @@ type ingress struct {
 	// bySignature is set when the signature in the path or label is verified,
 	// and byPath when it was the path's.
 	bySignature, byPath bool
+	// refused is set when too many wrong ones came before it.
+	refused bool
 }
 
 // ingressForm reads the form of a request. It returns nil for one that has none.
@@ -207,6 +209,9 @@ func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
 	}
 	// Before anything else, so that strangers do not learn which ids exist.
 	if !s.mayEnter(r.Request, in, token, now) {
+		if in.refused {
+			return 0, errTooManyGuesses()
+		}
 		return 0, errIngressAccess(in)
 	}
 	if err != nil {
@@ -245,7 +250,7 @@ var poweredBy = []string{"OpenSandbox-ingress"}
 // does not verify is the application's path.
 func (s *Server) readSignature(in *ingress, now time.Time) {
 	keys := s.opts.Ingress.Keys
-	in.bySignature = in.Signed() && keys != nil && keys.Verify(in.Ref, now)
+	in.bySignature = s.isRight(in, in.Ref, now)
 	in.byPath = in.bySignature && in.unsigned != nil
 	if in.unsigned != nil && !in.bySignature {
 		in.unsigned(in)
@@ -259,10 +264,28 @@ func (s *Server) readSignature(in *ingress, now time.Time) {
 		return
 	}
 	ref := address.Ref{ID: in.ID, Port: in.Port, Expires: expires, Signature: signature}
-	if keys.Verify(ref, now) {
+	if s.isRight(in, ref, now) {
 		in.prefix, in.path = in.path[:len(in.path)-len(rest)], rest
 		in.Ref, in.bySignature, in.byPath = ref, true, true
 	}
+}
+
+// isRight verifies the signature of an address.
+func (s *Server) isRight(in *ingress, ref address.Ref, now time.Time) bool {
+	keys := s.opts.Ingress.Keys
+	switch {
+	case keys == nil || !ref.Signed():
+		return false
+	case !keys.Guessable(ref):
+		return keys.Verify(ref, now)
+	case !s.guesses.may(ref.ID, now):
+		in.refused = true
+		return false
+	case !keys.Verify(ref, now):
+		s.guesses.wrong(ref.ID, now)
+		return false
+	}
+	return true
 }
 
 // mayEnter is whether a request may go to a port: it carries the API key, the

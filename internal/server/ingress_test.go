@@ -219,6 +219,7 @@ func TestEveryFormForStrangers(t *testing.T) {
 		"cookie from elsewhere":  {header: append(cookies("sb", 8000), "Origin", "http://other-8000."+testBase)},
 		"cookie from a sibling":  {header: append(cookies("sb", 8000), "Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "no-cors")},
 		"cookie from nowhere":    {header: append(cookies("sb", 8000), "Origin", "null")},
+		"cookie from a frame":    {header: append(cookies("sb", 8000), "Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe")},
 		"cookie from other site": {header: append(cookies("sb", 8000), "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "cors")},
 	} {
 		for form, v := range forms("sb", 8000, c.expires, c.sig) {

@@ -127,5 +127,7 @@ func ownPage(r *http.Request) bool {
 	if len(site) == 0 || site[0] == "same-origin" || site[0] == "none" {
 		return true
 	}
-	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.Header.Get("Sec-Fetch-Mode") == "navigate"
+	// A link. In a frame the page could be made to be clicked on unseen.
+	dest := r.Header.Get("Sec-Fetch-Dest")
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.Header.Get("Sec-Fetch-Mode") == "navigate" && (dest == "" || dest == "document")
 }

@@ -149,6 +149,7 @@ type Server struct {
 	streams  atomic.Int64
 	draining atomic.Bool
 
+	guesses guesses
 	// baseDomain and basePort are Ingress.BaseDomain.
 	baseDomain, basePort string
 }

@@ -100,6 +100,12 @@ func (k *Keys) Sign(id string, port int, expires uint64) string {
 	return k.own(forAddress, id, port, FormatExpires(expires))
 }
 
+// Guessable reports whether the address's signature is of the protocol's kind,
+// which has so few bits that tries have to be counted, and has a key here.
+func (k *Keys) Guessable(r Ref) bool {
+	return len(r.Signature) == shortLen && k.short[r.Signature[shortLen-1]] != nil
+}
+
 // Verify reports whether a signature is one of this address and still valid. The
 // time that it takes does not depend on how much of it is right.
 func (k *Keys) Verify(r Ref, now time.Time) bool {
