@@ -90,6 +90,9 @@ func TestIngress(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkForm(t, s, gateway, sb.ID, other.ID)
+			if c.mode != "wildcard" { // no resolver knows those host names
+				checkSDK(t, s)
+			}
 		})
 	}
 	t.Run("cookie", func(t *testing.T) {
@@ -163,6 +166,21 @@ func checkForm(t *testing.T, s *harness.Server, gateway, id, other string) {
 	if info, err := os.Stat(filepath.Join(s.DataDir, "gateway-key")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key of the gateway: %v %v", info, err)
 	}
+}
+
+// checkSDK has the official SDK find execd and the egress API by the form that
+// is configured.
+func checkSDK(t *testing.T, s *harness.Server) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), sdkPython(t, newestSDK), filepath.Join("python", "sdk_sync.py"))
+	cmd.Env = append(harness.CleanEnviron(),
+		"OPEN_SANDBOX_DOMAIN="+strings.TrimPrefix(s.URL, "http://"), "OPEN_SANDBOX_API_KEY="+s.Key,
+		"TEST_IMAGE="+starterImage, "no_proxy=127.0.0.1", "NO_PROXY=127.0.0.1")
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("the SDK: %v\n%s", err, out)
+	}
+	deleteMarked(t, s)
 }
 
 // checkHostPorts reaches execd, and the egress API, which is not in the sandbox.
