@@ -193,7 +193,7 @@ func TestVault(t *testing.T) {
 	if err := importFile(s, archive, starterImage); err != nil {
 		t.Fatal(err)
 	}
-	id := vaultSandbox(t, s, true)
+	id := vaultSandbox(t, s, true, "deny")
 	call := egressCaller(t, s, id)
 
 	body := fmt.Sprintf(`{"credentials":[{"name":"c","source":{"type":"inline","value":%q}}],"bindings":[`+
@@ -218,6 +218,15 @@ func TestVault(t *testing.T) {
 		out := s.Must(t, id, "curl -sS -w ' %{http_code}' -X POST https://"+ruledHost+"/ok")
 		if !strings.HasSuffix(out, " 403") || !strings.Contains(out, "NETWORK_POLICY_DENIED") {
 			t.Errorf("a request that is not: %s", out)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			r := s.Do(t, http.MethodGet, "/v1/sandboxes/"+id+"/events", nil)
+			if strings.Contains(string(r.Body), "rule 1 allows other requests") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no event tells of it: %s", r.Body)
+			}
 		}
 	})
 	t.Run("covered", func(t *testing.T) {
@@ -257,12 +266,32 @@ func TestVault(t *testing.T) {
 	})
 	t.Run("sdk", func(t *testing.T) { testVaultSDK(t, s, w, id) })
 	t.Run("without_credentialProxy", func(t *testing.T) {
-		other := vaultSandbox(t, s, false)
+		other := vaultSandbox(t, s, false, "deny")
 		if r := egressCaller(t, s, other)(http.MethodPost, "", body); r.Status != http.StatusPreconditionFailed {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
 		// A rule with conditions is reason enough to trust the authority.
 		s.Must(t, other, "test -s /etc/paddock/ca-bundle.crt")
+	})
+	t.Run("default_allow", func(t *testing.T) {
+		// Allowed by name, where everything else is allowed too.
+		open := vaultSandbox(t, s, true, "allow")
+		if r := egressCaller(t, s, open)(http.MethodPost, "", body); r.Status != http.StatusCreated {
+			t.Fatalf("%d %s", r.Status, r.Body)
+		}
+		s.Must(t, open, "curl -sS https://"+vaultHost+"/v1/x")
+		if a := w.last(t); a.Authorization != "Bearer "+vaultValue {
+			t.Errorf("arrived: %+v", a)
+		}
+		// An address that the sandbox only says is the host's gets nothing.
+		s.Shell(t, open, "curl -ksS --resolve "+vaultHost+":80:203.0.113.53 http://"+vaultHost+"/v1/x")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, a := range w.seen {
+			if a.Authorization != "" {
+				t.Errorf("another address got it: %+v", a)
+			}
+		}
 	})
 	t.Run("nothing_in_clear", func(t *testing.T) { nothingInClear(t, s) })
 	t.Run("gone_with_its_sandbox", func(t *testing.T) {
@@ -279,9 +308,10 @@ func TestVault(t *testing.T) {
 	})
 }
 
-func vaultSandbox(t *testing.T, s *harness.Server, proxy bool) string {
+func vaultSandbox(t *testing.T, s *harness.Server, proxy bool, otherwise string) string {
 	t.Helper()
 	p := denyBut(vaultHost)
+	p["defaultAction"] = otherwise
 	p["egress"] = []map[string]any{{"action": "allow", "target": vaultHost},
 		{"action": "allow", "target": ruledHost, "http": map[string]any{"methods": []string{"GET"}}}}
 	var sb client.Sandbox

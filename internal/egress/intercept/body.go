@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -103,6 +104,11 @@ func (s *source) nextChunk() error {
 		f, err := parseField(line)
 		if err != nil {
 			return err
+		}
+		// Framing comes before a body (RFC 9110, 6.5.1); some readers would take
+		// it from here all the same.
+		if slices.Contains(framingHeaders, strings.ToLower(f.name)) {
+			return malformed("the trailer has a field that must be in the head")
 		}
 		most -= len(line)
 		s.trailer = append(s.trailer, f)

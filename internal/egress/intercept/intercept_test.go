@@ -635,13 +635,22 @@ func TestMalformedRequests(t *testing.T) {
 			}
 		})
 	}
-	t.Run("bad chunk", func(t *testing.T) {
-		c := r.raw(true)
-		io.WriteString(c, "POST / HTTP/1.1\r\n"+host+"Transfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n")
-		if b, err := io.ReadAll(c); err == nil && bytes.Contains(b, []byte("200 OK")) {
-			t.Errorf("it was passed on: %q", b)
-		}
-	})
+	for name, body := range map[string]string{
+		"bad chunk":         "3\r\nabcX\r\n0\r\n\r\n",
+		"bad size":          "0x3\r\nabc\r\n0\r\n\r\n",
+		"large size":        "fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+		"length at end":     "3\r\nabc\r\n0\r\nContent-Length: 5\r\n\r\n",
+		"trailer continues": "3\r\nabc\r\n0\r\nA: b\r\n c\r\n\r\n",
+		"bare LF":           "3\nabc\n0\n\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := r.raw(true)
+			io.WriteString(c, "POST / HTTP/1.1\r\n"+host+"Transfer-Encoding: chunked\r\n\r\n"+body)
+			if b, err := io.ReadAll(c); err == nil && bytes.Contains(b, []byte("200 OK")) {
+				t.Errorf("it was passed on: %q", b)
+			}
+		})
+	}
 }
 
 // Requests sent ahead are each served, and each checked.
