@@ -172,13 +172,15 @@ func checkForm(t *testing.T, s *harness.Server, gateway, id, other string) {
 // is configured.
 func checkSDK(t *testing.T, s *harness.Server) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), sdkPython(t, newestSDK), filepath.Join("python", "sdk_sync.py"))
-	cmd.Env = append(harness.CleanEnviron(),
-		"OPEN_SANDBOX_DOMAIN="+strings.TrimPrefix(s.URL, "http://"), "OPEN_SANDBOX_API_KEY="+s.Key,
-		"TEST_IMAGE="+starterImage, "no_proxy=127.0.0.1", "NO_PROXY=127.0.0.1")
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("the SDK: %v\n%s", err, out)
+	for _, script := range []string{"sdk_sync.py", "sdk_signed.py"} {
+		cmd := exec.CommandContext(t.Context(), sdkPython(t, newestSDK), filepath.Join("python", script))
+		cmd.Env = append(harness.CleanEnviron(),
+			"OPEN_SANDBOX_DOMAIN="+strings.TrimPrefix(s.URL, "http://"), "OPEN_SANDBOX_API_KEY="+s.Key,
+			"TEST_IMAGE="+starterImage, "no_proxy=127.0.0.1", "NO_PROXY=127.0.0.1")
+		cmd.WaitDelay = time.Second
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
 	}
 	deleteMarked(t, s)
 }
