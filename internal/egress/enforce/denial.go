@@ -3,6 +3,7 @@ package enforce
 import (
 	"net/netip"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,13 +36,27 @@ type Denial struct {
 }
 
 // Denials are those of all sandboxes. One that nobody takes in time is counted
-// by Lost and forgotten.
+// by Lost and forgotten, as are those of a sandbox that has too many.
 func (e *Enforcer) Denials() <-chan Denial { return e.denials }
 
-// Lost counts the denials that were not taken.
+// A sandbox's denials are told so many times a second, after a burst, so that one
+// sandbox does not hide those of others.
+const reportRate, reportBurst = 20, 100
+
+func (s *sandbox) mayReport(now time.Time) bool {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	return s.told.take(now)
+}
+
+// Lost counts the denials that were not told or not taken.
 func (e *Enforcer) Lost() int64 { return e.lost.Load() }
 
 func (e *Enforcer) report(s *sandbox, d Denial) {
+	if !s.mayReport(e.now()) {
+		e.lost.Add(1)
+		return
+	}
 	d.Sandbox, d.Address = s.id, s.addr
 	if rules := s.state(); d.Rule >= 0 && rules != nil {
 		if list := rules.Policy().Egress; d.Rule < len(list) {

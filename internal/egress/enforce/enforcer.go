@@ -67,6 +67,9 @@ type sandbox struct {
 	lookups budget
 	fresh   budget
 	seen    map[string]struct{}
+
+	telling sync.Mutex
+	told    budget
 }
 
 // New makes an Enforcer without policies.
@@ -105,7 +108,8 @@ func (e *Enforcer) Adopt(id string, addr netip.Addr, p policy.Policy) {
 
 func newSandbox(id string, addr netip.Addr) *sandbox {
 	return &sandbox{id: id, addr: addr, learned: map[netip.Addr]*binding{}, seen: map[string]struct{}{},
-		lookups: budget{rate: lookupRate, most: lookupBurst}, fresh: budget{rate: freshRate, most: freshBurst}}
+		lookups: budget{rate: lookupRate, most: lookupBurst}, fresh: budget{rate: freshRate, most: freshBurst},
+		told: budget{rate: reportRate, most: reportBurst}}
 }
 
 // ErrGone is returned by Set when the sandbox was removed meanwhile.

@@ -302,6 +302,12 @@ func TestPacketReasons(t *testing.T) {
 	if len(e.Denials()) > 0 {
 		t.Error("a packet of nobody was told")
 	}
+	for range 2 * reportBurst {
+		e.Packet(netip.AddrPortFrom(box, 4000), 17, netip.MustParseAddrPort("203.0.113.77:80"))
+	}
+	if n := len(e.Denials()); n > reportBurst || e.Lost() == 0 {
+		t.Errorf("%d were told, %d lost", n, e.Lost())
+	}
 }
 
 // A failed change leaves everything as it was.
