@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 
@@ -158,7 +159,21 @@ work themselves.`,
 func Execute(ctx context.Context, args []string, s Streams) error {
 	root := New(s)
 	root.SetArgs(args)
-	return root.ExecuteContext(ctx)
+	return withRemedy(root.ExecuteContext(ctx))
+}
+
+// withRemedy adds what to do to an error that every command may have.
+func withRemedy(err error) error {
+	var answer *client.Error
+	if !errors.As(err, &answer) || answer.StatusCode != http.StatusUnauthorized {
+		return err
+	}
+	const remedy = "\nTry: set PADDOCK_API_KEY to the server's key, which is in the file " + apiKeyFile + " of its data directory"
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		return &ExitError{Code: exit.Code, Err: fmt.Errorf("%w%s", err, remedy)}
+	}
+	return fmt.Errorf("%w%s", err, remedy)
 }
 
 // args makes a check of the number of arguments whose error shows the usage.
@@ -187,19 +202,37 @@ func usagef(cmd *cobra.Command, format string, args ...any) error {
 // command that is run in the sandbox.
 func interspersedOff(f *pflag.FlagSet) { f.SetInterspersed(false) }
 
-// each does a thing for every id and goes on after a failure, as rm(1) does.
-func (a *app) each(ids []string, do func(id string) error) error {
+// each does a thing for every id and goes on after a failure, as rm(1) does. What
+// was done is printed; in JSON under key, with those that failed and why.
+func (a *app) each(ids []string, key string, do func(id string) error) error {
 	var failed []error
+	outcomes := make([]map[string]string, 0, len(ids))
 	for _, id := range ids {
+		outcome := map[string]string{key: id}
+		outcomes = append(outcomes, outcome)
 		if err := do(id); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", id, err))
+			outcome["error"] = err.Error()
+			failed = append(failed, fmt.Errorf("%s: %w", shownID(id), err))
 			continue
 		}
 		if a.output == "table" {
 			fmt.Fprintln(a.streams.Out, id)
 		}
 	}
+	if a.output == "json" {
+		if err := a.json(outcomes); err != nil {
+			return err
+		}
+	}
 	return errors.Join(failed...)
+}
+
+// shownID is an argument as it stands in an error.
+func shownID(id string) string {
+	if id == "" {
+		return `""`
+	}
+	return sanitize(id)
 }
 
 // sanitize makes words from a server or a sandbox safe for one cell of a table.

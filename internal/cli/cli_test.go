@@ -130,6 +130,12 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"logs", "--since", "yesterday", "id"}, `--since "yesterday"`},
 		{[]string{"cp", "a", "b"}, "exactly one of"},
 		{[]string{"cp", "x:a", "y:b"}, "exactly one of"},
+		{[]string{"cp", "x:/a", ""}, "a path is empty"},
+		{[]string{"ls", "--state", "bogus"}, "want one of Pending, Running"},
+		{[]string{"port", "id", "80", "--expires", "0s"}, "want at least 1s"},
+		{[]string{"logs", "--denied", "--exec", "x", "id"}, "exclude one another"},
+		{[]string{"policy", "allow", "id"}, "needs ID TARGET..."},
+		{[]string{"policy", "alow", "id"}, "Try: paddock policy allow"},
 		{[]string{"image", "pul"}, "Try: paddock image pull"},
 		{[]string{"serve", "--set", "x"}, "want SECTION.KEY=VALUE"},
 	} {

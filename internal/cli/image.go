@@ -191,7 +191,7 @@ func (a *app) imageRmCommand() *cobra.Command {
 		Short: "Remove images",
 		Args:  args(1, -1, "IMAGE..."),
 		RunE: a.imageRun(func(ctx context.Context, c *connection, refs []string) error {
-			return a.each(refs, func(ref string) error { return c.RemoveImage(ctx, ref) })
+			return a.each(refs, "name", func(ref string) error { return c.RemoveImage(ctx, ref) })
 		}),
 	}
 }

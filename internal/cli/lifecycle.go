@@ -17,7 +17,7 @@ func (a *app) rmCommand() *cobra.Command {
 		Use:   "rm ID...",
 		Short: "Remove sandboxes in any state, with all that is in them",
 		Args:  args(1, -1, "ID..."),
-		RunE: a.forEach(func(ctx context.Context, c *connection, id string) error {
+		RunE: a.forEach("id", func(ctx context.Context, c *connection, id string) error {
 			err := c.Delete(ctx, id)
 			if force && isGone(err) {
 				return nil
@@ -34,7 +34,7 @@ func (a *app) pauseCommand() *cobra.Command {
 		Use:   "pause ID...",
 		Short: "Freeze every process of sandboxes",
 		Args:  args(1, -1, "ID..."),
-		RunE:  a.forEach(func(ctx context.Context, c *connection, id string) error { return c.Pause(ctx, id) }),
+		RunE:  a.forEach("id", func(ctx context.Context, c *connection, id string) error { return c.Pause(ctx, id) }),
 	}
 }
 
@@ -43,19 +43,19 @@ func (a *app) resumeCommand() *cobra.Command {
 		Use:   "resume ID...",
 		Short: "Let paused sandboxes go on",
 		Args:  args(1, -1, "ID..."),
-		RunE:  a.forEach(func(ctx context.Context, c *connection, id string) error { return c.Resume(ctx, id) }),
+		RunE:  a.forEach("id", func(ctx context.Context, c *connection, id string) error { return c.Resume(ctx, id) }),
 	}
 }
 
-// forEach runs an action on every sandbox that is named.
-func (a *app) forEach(do func(context.Context, *connection, string) error) func(*cobra.Command, []string) error {
+// forEach runs an action on everything that is named; key is what names it.
+func (a *app) forEach(key string, do func(context.Context, *connection, string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, ids []string) error {
 		conn, err := a.connect(cmd.Context())
 		if err != nil {
 			return err
 		}
 		defer conn.close()
-		return a.each(ids, func(id string) error { return do(cmd.Context(), conn, id) })
+		return a.each(ids, key, func(id string) error { return do(cmd.Context(), conn, id) })
 	}
 }
 

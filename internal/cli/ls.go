@@ -2,12 +2,18 @@ package cli
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/paddock-sandbox/paddock/client"
 )
+
+// knownStates are those that a sandbox can be in.
+var knownStates = []string{client.StatePending, client.StateRunning, client.StatePausing, client.StatePaused,
+	client.StateResuming, client.StateStopping, client.StateTerminated, client.StateFailed}
 
 func (a *app) lsCommand() *cobra.Command {
 	var states, metadata []string
@@ -21,6 +27,11 @@ func (a *app) lsCommand() *cobra.Command {
 			filter, err := pairs(cmd, "metadata", metadata)
 			if err != nil {
 				return err
+			}
+			for _, state := range states {
+				if !slices.ContainsFunc(knownStates, func(s string) bool { return strings.EqualFold(s, state) }) {
+					return usagef(cmd, "--state %q: want one of %s", state, strings.Join(knownStates, ", "))
+				}
 			}
 			conn, err := a.connect(cmd.Context())
 			if err != nil {

@@ -51,6 +51,7 @@ func subcommand(cmd *cobra.Command, given []string) error {
 	if len(given) == 0 {
 		return nil
 	}
+	cmd.SuggestionsMinimumDistance = 2
 	try := cmd.CommandPath() + " --help"
 	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
 		try = cmd.CommandPath() + " " + near[0]

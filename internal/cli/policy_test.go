@@ -82,3 +82,23 @@ func testCreateFlags(t *testing.T, m *machine, _ string) {
 		}
 	}
 }
+
+// What commands on several things print for programs, and what they say to a
+// wrong key.
+func testOutcomes(t *testing.T, m *machine, _ string) {
+	id := m.create()
+	out, _, code := m.result(m.command("-o", "json", "rm", id, "none"))
+	var all []map[string]string
+	if err := json.Unmarshal([]byte(out), &all); err != nil || code != 1 {
+		t.Fatalf("%d, %v: %s", code, err, out)
+	}
+	if len(all) != 2 || all[0]["id"] != id || all[0]["error"] != "" || !strings.Contains(all[1]["error"], "none") {
+		t.Errorf("%v", all)
+	}
+	for _, line := range []string{"ls", "rm " + id, "exec " + id + " true", "cp " + id + ":/etc/passwd -", "policy get " + id} {
+		cmd := m.command(append([]string{"--server", m.URL, "--api-key", "wrong"}, strings.Fields(line)...)...)
+		if _, errs, code := m.result(cmd); code == 0 || !strings.Contains(errs, "Try: set PADDOCK_API_KEY") {
+			t.Errorf("%s with a wrong key: %d, %s", line, code, errs)
+		}
+	}
+}

@@ -91,7 +91,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{"exec", testExec}, {"exec input", testExecInput}, {"interrupt", testInterrupt}, {"detached", testDetached},
 		{"files", testFiles}, {"directories", testDirectories},
-		{"destinations", testDestinations}, {"archives", testArchives}, {"port-forward", testPortForward}, {"policy", testPolicy}, {"create flags", testCreateFlags}, {"broken copies", testBrokenCopies}, {"run", testRun}, {"run input", testRunInput},
+		{"destinations", testDestinations}, {"archives", testArchives}, {"port-forward", testPortForward}, {"policy", testPolicy}, {"create flags", testCreateFlags}, {"outcomes", testOutcomes}, {"broken copies", testBrokenCopies}, {"run", testRun}, {"run input", testRunInput},
 		{"run ends", testRunEnds}, {"lists", testLists}, {"lifecycle", testLifecycle}, {"images", testImages},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(t, &machine{m.Server, t}, id) })

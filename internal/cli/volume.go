@@ -42,7 +42,7 @@ func (a *app) volumeCommand() *cobra.Command {
 		Use:   "rm NAME...",
 		Short: "Remove named volumes with their content",
 		Args:  args(1, -1, "NAME..."),
-		RunE: a.forEach(func(ctx context.Context, c *connection, name string) error {
+		RunE: a.forEach("name", func(ctx context.Context, c *connection, name string) error {
 			return c.RemoveVolume(ctx, name)
 		}),
 	}
