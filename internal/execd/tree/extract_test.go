@@ -234,3 +234,40 @@ func TestSkipped(t *testing.T) {
 		t.Errorf("%d %s", status, answer)
 	}
 }
+
+// A full disk is named; what was there stays, what was complete too, and nothing
+// half.
+func TestExtractOnAFullDisk(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	in := r.dir + "/in"
+	must(t, os.Mkdir(in, 0o755))
+	if err := unix.Mount("tmpfs", in, "tmpfs", 0, "size=1m,mode=755"); err != nil {
+		t.Skipf("mounting a small filesystem: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(in, unix.MNT_DETACH) })
+	must(t, os.WriteFile(in+"/big", []byte("old"), 0o644))
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for _, f := range []struct {
+		name string
+		size int
+	}{{"first", 5}, {"big", 2 << 20}} {
+		must(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: 0o644, Size: int64(f.size)}))
+		_, err := w.Write(bytes.Repeat([]byte("x"), f.size))
+		must(t, err)
+	}
+	must(t, w.Close())
+	status, answer := r.post("in", bytes.NewReader(archive.Bytes()))
+	if status != http.StatusInternalServerError || !strings.Contains(answer, "no space left on device") || !strings.Contains(answer, `\"big\"`) {
+		t.Errorf("%d %s", status, answer)
+	}
+	if l := leftovers(t, r.dir); l != nil {
+		t.Errorf("left over: %q", l)
+	}
+	for name, want := range map[string]string{"big": "old", "first": "xxxxx"} {
+		if b, err := os.ReadFile(in + "/" + name); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+}
