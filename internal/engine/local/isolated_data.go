@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/engine/local/disk"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
 )
 
 // isolatedData is the directory of all sessions' copies in a sandbox's data: on
@@ -25,23 +26,34 @@ func (e *Engine) dataRoot(s *shell) (int, error) {
 	return unix.Open(e.in.data(s.id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
+// upperPath is that of a session's i-th place below dataRoot.
+func upperPath(is *isolatedSession, i int) string {
+	return filepath.Join(isolatedData, is.record.short(), strconv.Itoa(i))
+}
+
 // makeUpper makes the directories of a session's i-th place, which is an
-// overlay, and returns a descriptor of their parent.
-func (e *Engine) makeUpper(s *shell, is *isolatedSession, i int) (int, error) {
+// overlay, and says in m where they are. The caller closes m.Upper.
+func (e *Engine) makeUpper(s *shell, is *isolatedSession, i int, m *rootfs.ViewMount) error {
 	root, err := e.dataRoot(s)
 	if err != nil {
-		return -1, err
+		return err
 	}
-	defer unix.Close(root)
+	m.Upper = root
 	// A path through the descriptor leads into the filesystem, whether or not
 	// that is mounted anywhere.
-	parent := filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), isolatedData, is.record.short(), strconv.Itoa(i))
+	parent := filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), upperPath(is, i))
 	for _, dir := range []string{"upper", "work"} {
 		if err := os.MkdirAll(filepath.Join(parent, dir), 0o755); err != nil {
-			return -1, fmt.Errorf("making a session's directories: %w", err)
+			return fmt.Errorf("making a session's directories: %w", err)
 		}
 	}
-	return unix.Open(parent, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if s.loop != nil {
+		m.Detached = upperPath(is, i)
+		return nil
+	}
+	defer unix.Close(root)
+	m.Upper, err = unix.Open(parent, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return err
 }
 
 // openUpper opens the upper directory of a session's i-th place.
@@ -51,7 +63,7 @@ func (e *Engine) openUpper(s *shell, is *isolatedSession, i int) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(root)
-	return unix.Openat2(root, filepath.Join(isolatedData, is.record.short(), strconv.Itoa(i), "upper"), &unix.OpenHow{
+	return unix.Openat2(root, filepath.Join(upperPath(is, i), "upper"), &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})

@@ -260,10 +260,13 @@ func (e *Engine) showIsolated(ctx context.Context, s *shell, is *isolatedSession
 	for i, m := range is.record.Settings.Mounts() {
 		vm := rootfs.ViewMount{Path: m.Path, From: m.From, Mode: viewMode(m.Mode), Upper: -1, UpperBytes: isolatedTmp}
 		if vm.Mode == rootfs.Overlay && !m.Ephemeral {
-			if vm.Upper, err = e.makeUpper(s, is, i); err != nil {
+			err := e.makeUpper(s, is, i, &vm)
+			if vm.Upper >= 0 {
+				open = append(open, vm.Upper)
+			}
+			if err != nil {
 				return err
 			}
-			open = append(open, vm.Upper)
 		}
 		v.Mounts = append(v.Mounts, vm)
 	}

@@ -18,6 +18,7 @@ from opensandbox.exceptions import (
 )
 from opensandbox.models.execd import ExecutionHandlers, RunCommandOpts
 from opensandbox.models.filesystem import ContentReplaceEntry, DirectoryListEntry, MoveEntry, SearchEntry, WriteEntry
+from opensandbox.models.isolated import CreateIsolatedSessionRequest, IsolatedRunOpts, IsolatedWorkspaceSpec
 from opensandbox.models.sandboxes import (
     LifecycleHook,
     NetworkPolicy,
@@ -495,18 +496,47 @@ async def _(sandbox):
     await sandbox.files.delete_files(["/tmp/large"])
 
 
-@s.check("isolation: says whether it is there")
+@s.check("isolation: one run")
 async def _(sandbox):
     capabilities = await sandbox.isolation.capabilities()
-    if capabilities.available:
-        result = await sandbox.isolation.run_once("echo isolated")
-        suite.equal(result.text, "isolated", "output")
-        return
-    suite.true(capabilities.message, "the reason")
-    with suite.raises(SandboxApiException, "list") as got:
-        await sandbox.isolation.list()
-    api_error(got.error, 503)
-    raise suite.Skip(f"isolated runs are not available, and the server says so: {capabilities.message}")
+    suite.true(capabilities.available, f"available: {capabilities.message}")
+    suite.true(capabilities.diff_supported and capabilities.commit_supported, "diff and commit")
+    suite.equal(capabilities.hardening.seccomp.state, "active", "seccomp")
+    result = await sandbox.isolation.run_once("echo isolated; exit 3", workspace="/isolated")
+    suite.equal(suite.text(result.logs.stdout), "isolated", "output")
+    suite.equal(result.exit_code, 3, "exit code")
+    suite.equal(await sandbox.isolation.list(), [], "sessions after it")
+
+
+@s.check("isolation: a session")
+async def _(sandbox):
+    await sandbox.files.write_file("/isolated/given", "given")
+    request = CreateIsolatedSessionRequest(
+        workspace=IsolatedWorkspaceSpec(path="/isolated"), profile="strict", idle_timeout_seconds=600)
+    async with sandbox.isolation.session(request) as session:
+        suite.equal(session.info.workspace.mode, "overlay", "mode")
+        await session.run("echo changed > given; export KEPT=kept")
+        result = await session.run("echo $KEPT $GIVEN", opts=IsolatedRunOpts(envs={"GIVEN": "given"}, timeout_seconds=20))
+        suite.equal(suite.text(result.logs.stdout), "kept given", "variables")
+        suite.equal((await session.files.read_file("/isolated/given")).strip(), "changed", "the session's file")
+        suite.equal(await sandbox.files.read_file("/isolated/given"), "given", "the sandbox's file")
+        await session.files.write_file("/isolated/written", "written")
+        suite.equal((await session.run("cat written")).logs.stdout[0].text, "written", "what was uploaded")
+        again = await sandbox.isolation.attach(session.session_id)
+        suite.equal(again.info.idle_timeout_seconds, 600, "idle timeout")
+        state = await again.get()
+        suite.equal(state.status, "active", "status")
+        run = await again.run_background("echo first; sleep 0.2; echo second; exit 5")
+        while (status := await session.run_status(run.run_id)).running:
+            await asyncio.sleep(0.05)
+        suite.equal(status.exit_code, 5, "exit code")
+        logs = await session.run_logs(run.run_id)
+        suite.equal(logs.text, "first\nsecond\n", "logs")
+        suite.equal((await session.run_logs(run.run_id, logs.cursor)).text, "", "no more logs")
+        suite.equal([x.session_id for x in await sandbox.isolation.list()], [session.session_id], "list")
+    with suite.raises(SandboxApiException, "the deleted session") as got:
+        await session.get()
+    api_error(got.error, 404)
 
 
 @s.check("snapshots")

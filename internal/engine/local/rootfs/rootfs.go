@@ -238,11 +238,17 @@ func (r *Root) mapDir() (int, error) {
 	if r.DirFD <= 0 {
 		return cloneMapped(unix.AT_FDCWD, r.Dir, r.UserNS, 0)
 	}
-	fd, err := unix.FcntlInt(uintptr(r.DirFD), unix.F_DUPFD_CLOEXEC, 0)
+	return dupMapped(r.DirFD, r.UserNS)
+}
+
+// dupMapped maps the ids of a detached mount and returns another descriptor of
+// it.
+func dupMapped(mount, userns int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(mount), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	if err := mapMount(fd, r.UserNS, 0); err != nil {
+	if err := mapMount(fd, userns, 0); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

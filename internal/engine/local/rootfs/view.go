@@ -58,6 +58,10 @@ type ViewMount struct {
 	// which goes with the session.
 	Upper      int
 	UpperBytes int64
+	// Detached, when not empty, says that Upper is a detached mount, which is
+	// mapped to the sandbox's ids and so serves once, and names the directory
+	// in it that holds "upper" and "work".
+	Detached string
 }
 
 // Show makes v the root of the session's processes. When it fails the session's
@@ -291,15 +295,18 @@ func (c *clones) cover(th *thread, v *View, i int) error {
 		return err
 	}
 	defer unix.Close(upper)
+	if err := likeLower(upper, path.Join(m.Detached, "upper"), c.mounts[i]); err != nil {
+		return err
+	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("opening overlayfs: %w", err)
 	}
 	defer unix.Close(fs)
 	if th.scratch == "" {
-		err = coverByDescriptor(fs, c.mounts[i], upper)
+		err = coverByDescriptor(fs, c.mounts[i], upper, m.Detached)
 	} else {
-		err = th.coverByPath(fs, c.mounts[i], upper)
+		err = th.coverByPath(fs, c.mounts[i], upper, m.Detached)
 		defer th.clearScratch()
 	}
 	if err != nil {
@@ -322,7 +329,11 @@ func (c *clones) cover(th *thread, v *View, i int) error {
 
 // openUpper returns a detached mount with the directories "upper" and "work".
 func (m *ViewMount) openUpper(v *View) (int, error) {
-	if m.Upper >= 0 {
+	switch {
+	case m.Detached != "":
+		// Kernels before 6.15 can't clone one.
+		return dupMapped(m.Upper, v.UserNS)
+	case m.Upper >= 0:
 		return cloneMapped(m.Upper, "", v.UserNS, 0)
 	}
 	fd, err := newTmpfs(v.Base, m.UpperBytes, 0o755)
@@ -339,12 +350,28 @@ func (m *ViewMount) openUpper(v *View) (int, error) {
 	return fd, nil
 }
 
-func coverByDescriptor(fs, lower, upper int) error {
+// likeLower gives the upper directory the owner and mode of what it covers: those
+// of an overlay's root are the upper directory's.
+func likeLower(upper int, name string, lower int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(lower, &st); err != nil {
+		return err
+	}
+	if err := unix.Fchownat(upper, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("giving the copies their owner: %w", err)
+	}
+	if err := unix.Fchmodat(upper, name, st.Mode&0o7777, 0); err != nil {
+		return fmt.Errorf("giving the copies their mode: %w", err)
+	}
+	return nil
+}
+
+func coverByDescriptor(fs, lower, upper int, dir string) error {
 	if err := unix.FsconfigSetFd(fs, "lowerdir+", lower); err != nil {
 		return fmt.Errorf("setting lowerdir: %w", err)
 	}
 	for _, d := range [][2]string{{"upperdir", "upper"}, {"workdir", "work"}} {
-		fd, err := unix.Openat(upper, d[1], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(upper, path.Join(dir, d[1]), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("opening %s: %w", d[1], err)
 		}
@@ -359,7 +386,7 @@ func coverByDescriptor(fs, lower, upper int) error {
 
 // coverByPath is coverByDescriptor for kernels that take paths only. The mounts
 // are moved, and the descriptors refer to them as before.
-func (th *thread) coverByPath(fs, lower, upper int) error {
+func (th *thread) coverByPath(fs, lower, upper int, dir string) error {
 	for i, fd := range []int{lower, upper} {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
@@ -369,7 +396,7 @@ func (th *thread) coverByPath(fs, lower, upper int) error {
 			return fmt.Errorf("attaching a layer: %w", err)
 		}
 	}
-	top := th.scratchName(1)
+	top := path.Join(th.scratchName(1), dir)
 	for _, kv := range [][2]string{{"lowerdir", th.scratchName(0)}, {"upperdir", top + "/upper"}, {"workdir", top + "/work"}} {
 		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
 			return fmt.Errorf("setting %s: %w", kv[0], err)
