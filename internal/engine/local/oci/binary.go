@@ -2,11 +2,8 @@ package oci
 
 import (
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // binary is the file of an OCI runtime, to be started again and again.
@@ -32,17 +29,13 @@ type identity struct {
 	changed        syscall.Timespec
 }
 
-// outOfTheWay is the lowest number for the descriptor of the sealed file: between
-// fork and exec the small numbers become what a shell inherits.
-const outOfTheWay = 100
-
-// open returns the name to start the runtime by, and a file that has to stay
-// open until it is started; nil when there is none. It never fails: when no copy
-// can be made, crun makes its own.
-func (b *binary) open() (name string, keep *os.File) {
+// open returns the sealed file, which has to stay open until the runtime is
+// started; nil when the binary is to be started itself. It never fails: when no
+// copy can be made, crun makes its own.
+func (b *binary) open() *os.File {
 	var st syscall.Stat_t
 	if b.asIs || syscall.Stat(b.path, &st) != nil {
-		return b.path, nil
+		return nil
 	}
 	now := identity{st.Dev, st.Ino, uint64(st.Size), st.Ctim}
 	b.mu.Lock()
@@ -50,24 +43,17 @@ func (b *binary) open() (name string, keep *os.File) {
 	if b.sealed == nil || b.of != now {
 		content, err := os.ReadFile(b.path)
 		if err != nil {
-			return b.path, nil
+			return nil
 		}
 		f, err := sealedFile("oci-runtime", content)
 		if err != nil {
-			return b.path, nil
+			return nil
 		}
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, outOfTheWay)
-		f.Close()
-		if err != nil {
-			return b.path, nil
-		}
-		f = os.NewFile(uintptr(fd), "oci-runtime")
 		// A start may still use the one before: it is closed when nobody has
 		// it any more.
 		b.sealed, b.of = f, now
 	}
-	// Resolved between fork and exec, in the process that inherits it.
-	return "/proc/self/fd/" + strconv.Itoa(int(b.sealed.Fd())), b.sealed
+	return b.sealed
 }
 
 func (b *binary) close() error {

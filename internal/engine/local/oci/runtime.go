@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,6 +143,25 @@ func (r *Runtime) Run(ctx context.Context, s *Start) (pid int, err error) {
 	return readPID(filepath.Join(s.Bundle, "pid"))
 }
 
+// command is the runtime's start of a shell, without the standard streams.
+func (r *Runtime) command(ctx context.Context, s *Start) *exec.Cmd {
+	files := r.files(s)
+	sealed := r.binary.open()
+	if sealed == nil {
+		cmd := exec.CommandContext(ctx, r.binary.path, r.args(s)...)
+		cmd.ExtraFiles = files
+		return cmd
+	}
+	// The name is resolved between fork and exec, in the process that inherits
+	// the file, under the number that it has there: any other may have become
+	// one of the inherited files by then. It is behind those that the runtime
+	// lets the shell have.
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/"+strconv.Itoa(firstFD+len(files)), r.args(s)...)
+	cmd.Args[0] = r.binary.path
+	cmd.ExtraFiles = append(slices.Clone(files), sealed)
+	return cmd
+}
+
 // emptyPipe returns a pipe's end from which there is nothing to read.
 func emptyPipe() (*os.File, error) {
 	r, w, err := os.Pipe()
@@ -167,11 +185,7 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start) error {
 		return err
 	}
 	defer stdin.Close()
-	name, keep := r.binary.open()
-	defer runtime.KeepAlive(keep)
-	cmd := exec.CommandContext(ctx, name, r.args(s)...)
-	cmd.Args[0] = r.binary.path
-	cmd.ExtraFiles = r.files(s)
+	cmd := r.command(ctx, s)
 	// crun gives standard streams to the sandbox's root. As /dev/null that
 	// would be the host's own, which all sandboxes have, too.
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, errLog, errLog
