@@ -87,7 +87,8 @@ func replaceIn(path string, old, new []byte) (int, error) {
 type substituter struct {
 	in       *bufio.Reader
 	old, new []byte
-	out      []byte // what is ready to be read
+	out      []byte // what is ready to be read, a part of buf
+	buf      []byte
 	n        int
 }
 
@@ -107,26 +108,33 @@ func (s *substituter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// more takes the next stretch of input: up to an occurrence, or as far as no
-// occurrence can begin.
+// more takes the next stretch of input: what is in the buffer, as far as no
+// occurrence can begin that goes on behind it. It stops when there is enough to
+// be read, because the new text may be much longer than the old.
 func (s *substituter) more() error {
 	window, err := s.in.Peek(s.in.Size())
 	if len(window) == 0 {
 		return err
 	}
-	if i := bytes.Index(window, s.old); i >= 0 {
-		s.out = append(append([]byte{}, window[:i]...), s.new...)
-		s.n++
-		_, derr := s.in.Discard(i + len(s.old))
-		return derr
-	}
-	take := len(window)
-	if err == nil {
-		take -= len(s.old) - 1
-	} else if !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	s.out = append([]byte{}, window[:take]...)
-	_, derr := s.in.Discard(take)
-	return derr
+	out, taken := s.buf[:0], 0
+	for len(out) < writeBuffer {
+		i := bytes.Index(window[taken:], s.old)
+		if i < 0 {
+			end := len(window)
+			if err == nil {
+				end = max(taken, end-(len(s.old)-1))
+			}
+			out, taken = append(out, window[taken:end]...), end
+			break
+		}
+		out = append(append(out, window[taken:taken+i]...), s.new...)
+		taken += i + len(s.old)
+		s.n++
+	}
+	s.buf, s.out = out, out
+	_, err = s.in.Discard(taken)
+	return err
 }
