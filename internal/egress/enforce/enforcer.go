@@ -19,8 +19,9 @@ type Filter interface {
 	SetPolicy(ctx context.Context, sandbox netip.Addr, c *policy.Compiled, forget []netip.Addr) error
 	// CutForbidden ends the connections that the policy does not let pass.
 	CutForbidden(sandbox netip.Addr) error
-	// Learn makes addresses reachable for a while.
-	Learn(ctx context.Context, sandbox netip.Addr, addrs []netip.Addr, lifetime time.Duration) error
+	// Learn makes addresses reachable for a while; with tcpOnly not over UDP,
+	// unless they are already.
+	Learn(ctx context.Context, sandbox netip.Addr, addrs []netip.Addr, lifetime time.Duration, tcpOnly bool) error
 	// Opens reports whether an address is public, or opened by a rule or by the
 	// configuration.
 	Opens(a netip.Addr, c *policy.Compiled) bool
@@ -144,7 +145,7 @@ func (e *Enforcer) set(ctx context.Context, id string, addr netip.Addr, p policy
 		return ErrGone
 	}
 	old, next := s.state(), policy.Compile(p)
-	forget := s.forbiddenBy(next)
+	forget := s.forbiddenBy(next, e.now())
 	if err := e.filter.SetPolicy(ctx, addr, next, forget); err != nil {
 		if old == nil {
 			e.forget(s)

@@ -27,11 +27,11 @@ var (
 
 // recorder is a filter that keeps what it is told, as the kernel would.
 type recorder struct {
-	learned map[netip.Addr]time.Time
-	now     func() time.Time
-	err     error
-	cutErr  error
-	set     int
+	learned, datagrams map[netip.Addr]time.Time
+	now                func() time.Time
+	err                error
+	cutErr             error
+	set                int
 }
 
 func (r *recorder) SetPolicy(_ context.Context, _ netip.Addr, c *policy.Compiled, forget []netip.Addr) error {
@@ -41,18 +41,22 @@ func (r *recorder) SetPolicy(_ context.Context, _ netip.Addr, c *policy.Compiled
 	r.set++
 	for _, a := range forget {
 		delete(r.learned, a)
+		delete(r.datagrams, a)
 	}
 	return nil
 }
 
 func (r *recorder) CutForbidden(netip.Addr) error { return r.cutErr }
 
-func (r *recorder) Learn(_ context.Context, _ netip.Addr, addrs []netip.Addr, life time.Duration) error {
+func (r *recorder) Learn(_ context.Context, _ netip.Addr, addrs []netip.Addr, life time.Duration, tcpOnly bool) error {
 	if r.err != nil {
 		return r.err
 	}
 	for _, a := range addrs {
 		r.learned[a] = r.now().Add(life)
+		if !tcpOnly {
+			r.datagrams[a] = r.now().Add(life)
+		}
 	}
 	return nil
 }
@@ -69,7 +73,11 @@ func rules(t interface{ Fatal(...any) }, def policy.Action, list ...string) poli
 	p := policy.Policy{DefaultAction: def}
 	for _, l := range list {
 		action, target, _ := strings.Cut(l, " ")
-		p.Egress = append(p.Egress, policy.Rule{Action: policy.Action(action), Target: target})
+		rule := policy.Rule{Action: policy.Action(action), Target: target}
+		if action == "watch" { // allow some requests
+			rule.Action, rule.HTTP = policy.Allow, &policy.HTTP{Methods: []string{"GET"}}
+		}
+		p.Egress = append(p.Egress, rule)
 	}
 	p, err := p.Normalize()
 	if err != nil {
@@ -80,7 +88,7 @@ func rules(t interface{ Fatal(...any) }, def policy.Action, list ...string) poli
 
 func start(t interface{ Fatal(...any) }, p policy.Policy) (*Enforcer, *recorder, *clock) {
 	c := &clock{time.Unix(1_800_000_000, 0)}
-	r := &recorder{learned: map[netip.Addr]time.Time{}, now: c.now}
+	r := &recorder{learned: map[netip.Addr]time.Time{}, datagrams: map[netip.Addr]time.Time{}, now: c.now}
 	e := New(r)
 	e.now = c.now
 	if err := e.Set(context.Background(), "box", box, p); err != nil {
@@ -348,7 +356,12 @@ func TestLearnedFollowsPolicy(t *testing.T) {
 			"policy": func(t *rapid.T) {
 				var list []string
 				for range rapid.IntRange(0, 4).Draw(t, "rules") {
-					list = append(list, rapid.SampledFrom([]string{"allow ", "deny "}).Draw(t, "action")+rapid.SampledFrom(targets).Draw(t, "target"))
+					target := rapid.SampledFrom(targets).Draw(t, "target")
+					actions := []string{"allow ", "deny "}
+					if strings.HasSuffix(target, "e") {
+						actions = append(actions, "watch ")
+					}
+					list = append(list, rapid.SampledFrom(actions).Draw(t, "action")+target)
 				}
 				p := rules(t, policy.Deny, list...)
 				if err := e.Set(context.Background(), "box", box, p); err != nil {
@@ -380,6 +393,14 @@ func TestLearnedFollowsPolicy(t *testing.T) {
 						allowed := slices.ContainsFunc(names, func(n string) bool { d := current.Connect(n, a); return d.Allow && d.Named })
 						if !allowed {
 							t.Fatalf("the kernel has %s, for which no name is allowed", a)
+						}
+					}
+					if r.now().Before(r.datagrams[a]) {
+						if !slices.ContainsFunc(names, func(n string) bool {
+							d := current.Connect(n, a)
+							return d.Allow && d.Named && d.HTTP == nil
+						}) {
+							t.Fatalf("the kernel lets UDP pass to %s, for which all names are watched", a)
 						}
 					}
 					for _, n := range names {

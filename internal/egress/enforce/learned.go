@@ -29,8 +29,9 @@ const (
 
 // binding is what is known of an address.
 type binding struct {
-	until time.Time // how long the packet filter has it
-	names map[string]time.Time
+	// until is how long the packet filter has it, datagrams how long over UDP.
+	until, datagrams time.Time
+	names            map[string]time.Time
 }
 
 // lifetime is how long an address with that time to live stays reachable.
@@ -53,7 +54,8 @@ func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs
 		return addrs, nil
 	}
 	name = canonical(name)
-	var kept, named []netip.Addr
+	// Where a rule looks at requests, UDP would be a way round.
+	var kept, named, watched []netip.Addr
 	for _, a := range addrs {
 		d := rules.Connect(name, a)
 		why := ""
@@ -64,6 +66,8 @@ func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs
 			// A rule about addresses opens it, and nothing must be learned.
 		case policy.Never(a), !e.filter.Opens(a, rules):
 			why = fmt.Sprintf("%q has the address %s, which is private or special: a rule must name its range", name, a)
+		case d.Named && d.HTTP != nil:
+			watched = append(watched, a)
 		case d.Named:
 			named = append(named, a)
 		}
@@ -73,14 +77,20 @@ func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs
 		}
 		kept = append(kept, a)
 	}
-	if len(named) == 0 {
-		return kept, nil
+	if err := e.remember(ctx, s, name, named, ttl, false); err != nil {
+		return nil, err
 	}
-	return kept, e.remember(ctx, s, name, named, ttl)
+	if err := e.remember(ctx, s, name, watched, ttl, true); err != nil {
+		return nil, err
+	}
+	return kept, nil
 }
 
 // remember tells the packet filter of addresses, and then itself.
-func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs []netip.Addr, ttl time.Duration) error {
+func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs []netip.Addr, ttl time.Duration, tcpOnly bool) error {
+	if len(addrs) == 0 {
+		return nil
+	}
 	now := e.now()
 	life := lifetime(ttl)
 	until := now.Add(life)
@@ -88,15 +98,23 @@ func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs 
 	room := s.room(now, len(addrs))
 	renew := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
 		b := s.learned[a]
-		return b != nil && b.until.After(now.Add(ttl+renewal)) && len(b.names) > 0
+		enough := now.Add(ttl + renewal)
+		return b != nil && b.until.After(enough) && len(b.names) > 0 && (tcpOnly || b.datagrams.After(enough))
 	})
+	// Telling it again must not shorten the time of what it has.
+	for _, a := range renew {
+		if b := s.learned[a]; b != nil && b.until.After(until) {
+			until = b.until
+			life = until.Sub(now)
+		}
+	}
 	s.mu.Unlock()
 	if !room {
 		e.report(s, Denial{Protocol: "dns", Name: name, Rule: -1, Reason: errTooMany.Error()})
 		return errTooMany
 	}
 	if len(renew) > 0 {
-		if err := e.filter.Learn(ctx, s.addr, renew, life); err != nil {
+		if err := e.filter.Learn(ctx, s.addr, renew, life, tcpOnly); err != nil {
 			return err
 		}
 	}
@@ -110,6 +128,9 @@ func (e *Enforcer) remember(ctx context.Context, s *sandbox, name string, addrs 
 		}
 		if slices.Contains(renew, a) {
 			b.until = until
+			if !tcpOnly {
+				b.datagrams = until
+			}
 		}
 		if _, ok := b.names[name]; !ok {
 			s.names++
@@ -157,18 +178,19 @@ func (s *sandbox) drop(a netip.Addr) {
 }
 
 // forbiddenBy lists the learned addresses for which no name is left under other
-// rules.
-func (s *sandbox) forbiddenBy(next *policy.Compiled) []netip.Addr {
+// rules, or none that lets UDP pass.
+func (s *sandbox) forbiddenBy(next *policy.Compiled, now time.Time) []netip.Addr {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []netip.Addr
 	for a, b := range s.learned {
-		allowed := false
+		allowed, datagrams := false, false
 		for n := range b.names {
 			d := next.Connect(n, a)
 			allowed = allowed || d.Allow && d.Named
+			datagrams = datagrams || d.Allow && d.Named && d.HTTP == nil
 		}
-		if !allowed {
+		if !allowed || !datagrams && b.datagrams.After(now) {
 			out = append(out, a)
 		}
 	}

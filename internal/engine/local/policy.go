@@ -50,10 +50,10 @@ func (f filter) SetPolicy(ctx context.Context, addr netip.Addr, c *policy.Compil
 
 func (f filter) CutForbidden(addr netip.Addr) error { return f.network.CutForbidden(addr) }
 
-func (f filter) Learn(ctx context.Context, addr netip.Addr, addrs []netip.Addr, lifetime time.Duration) error {
+func (f filter) Learn(ctx context.Context, addr netip.Addr, addrs []netip.Addr, lifetime time.Duration, tcpOnly bool) error {
 	list := make([]network.Learned, 0, len(addrs))
 	for _, a := range addrs {
-		list = append(list, network.Learned{Addr: a, Lifetime: lifetime})
+		list = append(list, network.Learned{Addr: a, Lifetime: lifetime, TCPOnly: tcpOnly})
 	}
 	return f.network.Learn(ctx, addr, list)
 }

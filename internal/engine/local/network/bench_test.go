@@ -93,7 +93,7 @@ func BenchmarkLearn(b *testing.B) {
 			var times []time.Duration
 			for i := 0; b.Loop(); i++ {
 				begin := time.Now()
-				if err := l.Learn(ctx, self, []Learned{{toAddr(uint64(12)<<24 + uint64(i%4096)), time.Minute}}); err != nil {
+				if err := l.Learn(ctx, self, []Learned{{Addr: toAddr(uint64(12)<<24 + uint64(i%4096)), Lifetime: time.Minute}}); err != nil {
 					b.Fatal(err)
 				}
 				times = append(times, time.Since(begin))

@@ -41,6 +41,8 @@ type Learned struct {
 	Addr netip.Addr
 	// Lifetime is how long it stays reachable.
 	Lifetime time.Duration
+	// TCPOnly keeps it from being reached over UDP, unless it is already.
+	TCPOnly bool
 }
 
 // never are destinations that no rule opens: metadata services, loopback, and
@@ -74,6 +76,7 @@ const (
 	openedID
 	closedID
 	learnedID
+	datagramsID
 	talkativeID
 )
 
@@ -103,8 +106,11 @@ func (n *Network) closedSet() *nftables.Set {
 	return &nftables.Set{Table: n.nftTable(), Name: "closed", ID: closedID, KeyType: pair, Interval: true}
 }
 
-func (n *Network) learnedSet() *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: "learned", ID: learnedID, HasTimeout: true, Concatenation: true,
+func (n *Network) learnedSet() *nftables.Set   { return n.timedSet("learned", learnedID) }
+func (n *Network) datagramsSet() *nftables.Set { return n.timedSet("datagrams", datagramsID) }
+
+func (n *Network) timedSet(name string, id uint32) *nftables.Set {
+	return &nftables.Set{Table: n.nftTable(), Name: name, ID: id, HasTimeout: true, Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)}
 }
 
@@ -309,8 +315,10 @@ func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *instal
 	// One that has expired can't be deleted; adding it first makes sure that it
 	// is there.
 	list := learnedElements(sandbox, forget)
-	x.add(named(n.learnedSet()), list)
-	x.remove(named(n.learnedSet()), list)
+	for _, set := range []*nftables.Set{n.learnedSet(), n.datagramsSet()} {
+		x.add(named(set), list)
+		x.remove(named(set), list)
+	}
 	if err := n.commit(x); err != nil {
 		return err
 	}
@@ -336,12 +344,16 @@ func learnedElements(sandbox netip.Addr, addrs []netip.Addr) []nftables.SetEleme
 // lifetime from now, through the proxy for TCP. It returns when the kernel knows
 // them. The caller has checked them.
 func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned) error {
-	var elements []nftables.SetElement
+	var elements, datagrams []nftables.SetElement
 	for _, l := range list {
 		if !l.Addr.Is4() {
 			return fmt.Errorf("learning %s: only IPv4 addresses can be reached", l.Addr)
 		}
-		elements = append(elements, nftables.SetElement{Key: pairKey(sandbox, number(l.Addr)), Timeout: l.Lifetime})
+		e := nftables.SetElement{Key: pairKey(sandbox, number(l.Addr)), Timeout: l.Lifetime}
+		elements = append(elements, e)
+		if !l.TCPOnly {
+			datagrams = append(datagrams, e)
+		}
 	}
 	n.firewall.Lock()
 	defer n.firewall.Unlock()
@@ -352,12 +364,8 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 	if err != nil {
 		return err
 	}
-	x.add(named(n.learnedSet()), elements)
-	if !renewsElements() {
-		// It is made anew; deleting needs one that is there.
-		x.remove(named(n.learnedSet()), elements)
-		x.add(named(n.learnedSet()), elements)
-	}
+	x.renew(named(n.learnedSet()), elements)
+	x.renew(named(n.datagramsSet()), datagrams)
 	if err := n.commit(x); err != nil {
 		return fmt.Errorf("learning addresses for %s: %w", sandbox, err)
 	}

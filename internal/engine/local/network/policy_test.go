@@ -110,7 +110,7 @@ func TestPolicyPackets(t *testing.T) {
 			for _, s := range test.learn {
 				// Twice: a known address gets a new time.
 				for _, life := range []time.Duration{time.Second, time.Hour} {
-					if err := l.Learn(ctx, self, []Learned{{netip.MustParseAddr(s), life}}); err != nil {
+					if err := l.Learn(ctx, self, []Learned{{Addr: netip.MustParseAddr(s), Lifetime: life}}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -133,6 +133,33 @@ func TestPolicyPackets(t *testing.T) {
 	}
 	if n := len(l.policies); n != 0 {
 		t.Errorf("%d policies are left", n)
+	}
+}
+
+// UDP goes to learned addresses, but not to all ports, and not where requests
+// are looked at.
+func TestLearnedDatagrams(t *testing.T) {
+	l := newLab(t, options("g", outsideSubnet))
+	a, addr := l.sandbox(t, 0)
+	self, ctx := netip.MustParseAddr(addr), testContext(t)
+	server, quic := l.outside.inbox(t, public+":9"), l.outside.inbox(t, public+":443")
+	if err := l.SetPolicy(ctx, self, &Policy{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	a.send(t, public+":9", "not learned")
+	for _, tcpOnly := range []bool{true, false} {
+		if err := l.Learn(ctx, self, []Learned{{Addr: netip.MustParseAddr(public), Lifetime: time.Hour, TCPOnly: tcpOnly}}); err != nil {
+			t.Fatal(err)
+		}
+		a.send(t, public+":443", "quic")
+		a.send(t, public+":9", fmt.Sprint("TCP only: ", tcpOnly))
+	}
+	if got := receive(t, server); got != "TCP only: false" {
+		t.Errorf("the server got %q", got)
+	}
+	quic.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, _, err := quic.ReadFrom(make([]byte, 100)); err == nil {
+		t.Errorf("QUIC passes: %d bytes", n)
 	}
 }
 

@@ -31,7 +31,7 @@ const (
 // policySets makes the sets that policies need, empty.
 func (n *Network) policySets(c *nftables.Conn) error {
 	for _, s := range []*nftables.Set{
-		n.policedSet(), n.permissiveSet(), n.inspectSet(), n.openedSet(), n.closedSet(), n.learnedSet(), n.talkativeSet(),
+		n.policedSet(), n.permissiveSet(), n.inspectSet(), n.openedSet(), n.closedSet(), n.learnedSet(), n.datagramsSet(), n.talkativeSet(),
 	} {
 		if err := c.AddSet(s, nil); err != nil {
 			return err
@@ -54,6 +54,7 @@ func (n *Network) talkativeSet() *nftables.Set {
 //	set opened { type sandbox . address; flags interval; }
 //	set closed { type sandbox . address; flags interval; }
 //	set learned { type ipv4_addr . ipv4_addr; flags timeout; }
+//	set datagrams { type ipv4_addr . ipv4_addr; flags timeout; }   # of those, over UDP
 //	set talkative { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
 //
 //	chain refuse {
@@ -65,7 +66,7 @@ func (n *Network) talkativeSet() *nftables.Set {
 //		oifname "pd0-*" goto refuse
 //		ip daddr 10.213.0.0/20 goto refuse
 //		meta l4proto { tcp, udp } th dport 853 goto refuse
-//		meta l4proto udp ip saddr . ip daddr @learned udp dport != { 443, 53, 5353 } accept
+//		meta l4proto udp ip saddr . ip daddr @datagrams udp dport != { 443, 53, 5353 } accept
 //		meta l4proto tcp ip saddr @inspect goto refuse
 //		ip saddr . ip daddr @closed goto refuse
 //		meta l4proto { tcp, udp } ip saddr . ip daddr @opened accept
@@ -126,7 +127,7 @@ func (t *table) policyChains(n *Network) (policed, refuse *nftables.Chain) {
 	t.rule(policed, t.inSubnet(dstOffset), goTo(refuse))
 	t.rule(policed, port(unix.IPPROTO_TCP, dotPort), goTo(refuse))
 	t.rule(policed, port(unix.IPPROTO_UDP, dotPort), goTo(refuse))
-	t.rule(policed, isLearned, notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
+	t.rule(policed, t.pairIn(n.datagramsSet()), notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
 	t.rule(policed, protocol(unix.IPPROTO_TCP), isInspected, goTo(refuse))
 	t.rule(policed, isClosed, goTo(refuse))
 	t.rule(policed, protocol(unix.IPPROTO_TCP), isOpened, accept())

@@ -43,6 +43,16 @@ func (x *change) remove(set *nftables.Set, list []nftables.SetElement) {
 	x.each(set, list, x.c.SetDeleteElements)
 }
 
+// renew adds elements, or gives those that are there the new time to live.
+func (x *change) renew(set *nftables.Set, list []nftables.SetElement) {
+	x.add(set, list)
+	if !renewsElements() {
+		// They are made anew; deleting needs one that is there.
+		x.remove(set, list)
+		x.add(set, list)
+	}
+}
+
 // begin starts a transaction; n.firewall is held until its commit.
 func (n *Network) begin(ctx context.Context) (*change, error) {
 	if err := ctx.Err(); err != nil {
