@@ -126,3 +126,31 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkConnect measures a connection with its handshakes and one request.
+func BenchmarkConnect(b *testing.B) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
+	for _, splice := range []bool{true, false} {
+		b.Run(map[bool]string{true: "spliced", false: "intercepted"}[splice], func(b *testing.B) {
+			r := benchRig(b, h, false, splice)
+			var took []time.Duration
+			before := cpuTime()
+			for range b.N {
+				rt := r.transport(false)
+				start := time.Now()
+				resp, err := rt.RoundTrip(r.request("GET", "/", ""))
+				if err != nil {
+					b.Fatal(err)
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				took = append(took, time.Since(start))
+				rt.CloseIdleConnections()
+			}
+			b.ReportMetric(float64((cpuTime()-before).Microseconds())/float64(b.N), "cpu-us/op")
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
+		})
+	}
+}
