@@ -7,6 +7,255 @@ import (
 	"time"
 )
 
+// Defines values for HardeningLayerState.
+const (
+	HardeningLayerStateActive      HardeningLayerState = "active"
+	HardeningLayerStateDegraded    HardeningLayerState = "degraded"
+	HardeningLayerStateDisabled    HardeningLayerState = "disabled"
+	HardeningLayerStateUnsupported HardeningLayerState = "unsupported"
+)
+
+// Valid indicates whether the value is a known member of the HardeningLayerState enum.
+func (e HardeningLayerState) Valid() bool {
+	switch e {
+	case HardeningLayerStateActive:
+		return true
+	case HardeningLayerStateDegraded:
+		return true
+	case HardeningLayerStateDisabled:
+		return true
+	case HardeningLayerStateUnsupported:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedDiffChangesKind.
+const (
+	Added    IsolatedDiffChangesKind = "added"
+	Deleted  IsolatedDiffChangesKind = "deleted"
+	Modified IsolatedDiffChangesKind = "modified"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedDiffChangesKind enum.
+func (e IsolatedDiffChangesKind) Valid() bool {
+	switch e {
+	case Added:
+		return true
+	case Deleted:
+		return true
+	case Modified:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedDiffChangesType.
+const (
+	Directory IsolatedDiffChangesType = "directory"
+	File      IsolatedDiffChangesType = "file"
+	Other     IsolatedDiffChangesType = "other"
+	Symlink   IsolatedDiffChangesType = "symlink"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedDiffChangesType enum.
+func (e IsolatedDiffChangesType) Valid() bool {
+	switch e {
+	case Directory:
+		return true
+	case File:
+		return true
+	case Other:
+		return true
+	case Symlink:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedOverlayMode.
+const (
+	IsolatedOverlayModeOverlay IsolatedOverlayMode = "overlay"
+	IsolatedOverlayModeRo      IsolatedOverlayMode = "ro"
+	IsolatedOverlayModeRw      IsolatedOverlayMode = "rw"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedOverlayMode enum.
+func (e IsolatedOverlayMode) Valid() bool {
+	switch e {
+	case IsolatedOverlayModeOverlay:
+		return true
+	case IsolatedOverlayModeRo:
+		return true
+	case IsolatedOverlayModeRw:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSessionEnvPassthroughMode.
+const (
+	IsolatedSessionEnvPassthroughModeAllow IsolatedSessionEnvPassthroughMode = "allow"
+	IsolatedSessionEnvPassthroughModeDeny  IsolatedSessionEnvPassthroughMode = "deny"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSessionEnvPassthroughMode enum.
+func (e IsolatedSessionEnvPassthroughMode) Valid() bool {
+	switch e {
+	case IsolatedSessionEnvPassthroughModeAllow:
+		return true
+	case IsolatedSessionEnvPassthroughModeDeny:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSessionProfile.
+const (
+	IsolatedSessionProfileBalanced IsolatedSessionProfile = "balanced"
+	IsolatedSessionProfileStrict   IsolatedSessionProfile = "strict"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSessionProfile enum.
+func (e IsolatedSessionProfile) Valid() bool {
+	switch e {
+	case IsolatedSessionProfileBalanced:
+		return true
+	case IsolatedSessionProfileStrict:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSessionStatus.
+const (
+	IsolatedSessionStatusActive IsolatedSessionStatus = "active"
+	IsolatedSessionStatusDead   IsolatedSessionStatus = "dead"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSessionStatus enum.
+func (e IsolatedSessionStatus) Valid() bool {
+	switch e {
+	case IsolatedSessionStatusActive:
+		return true
+	case IsolatedSessionStatusDead:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSessionUIDMode.
+const (
+	IsolatedSessionUIDModeSetpriv IsolatedSessionUIDMode = "setpriv"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSessionUIDMode enum.
+func (e IsolatedSessionUIDMode) Valid() bool {
+	switch e {
+	case IsolatedSessionUIDModeSetpriv:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSessionsSessionsStatus.
+const (
+	IsolatedSessionsSessionsStatusActive IsolatedSessionsSessionsStatus = "active"
+	IsolatedSessionsSessionsStatusDead   IsolatedSessionsSessionsStatus = "dead"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSessionsSessionsStatus enum.
+func (e IsolatedSessionsSessionsStatus) Valid() bool {
+	switch e {
+	case IsolatedSessionsSessionsStatusActive:
+		return true
+	case IsolatedSessionsSessionsStatusDead:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSettingsEnvPassthroughMode.
+const (
+	IsolatedSettingsEnvPassthroughModeAllow IsolatedSettingsEnvPassthroughMode = "allow"
+	IsolatedSettingsEnvPassthroughModeDeny  IsolatedSettingsEnvPassthroughMode = "deny"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSettingsEnvPassthroughMode enum.
+func (e IsolatedSettingsEnvPassthroughMode) Valid() bool {
+	switch e {
+	case IsolatedSettingsEnvPassthroughModeAllow:
+		return true
+	case IsolatedSettingsEnvPassthroughModeDeny:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSettingsProfile.
+const (
+	IsolatedSettingsProfileBalanced IsolatedSettingsProfile = "balanced"
+	IsolatedSettingsProfileStrict   IsolatedSettingsProfile = "strict"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSettingsProfile enum.
+func (e IsolatedSettingsProfile) Valid() bool {
+	switch e {
+	case IsolatedSettingsProfileBalanced:
+		return true
+	case IsolatedSettingsProfileStrict:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedSettingsUIDMode.
+const (
+	IsolatedSettingsUIDModeSetpriv IsolatedSettingsUIDMode = "setpriv"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedSettingsUIDMode enum.
+func (e IsolatedSettingsUIDMode) Valid() bool {
+	switch e {
+	case IsolatedSettingsUIDModeSetpriv:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for IsolatedWorkspaceMode.
+const (
+	IsolatedWorkspaceModeOverlay IsolatedWorkspaceMode = "overlay"
+	IsolatedWorkspaceModeRo      IsolatedWorkspaceMode = "ro"
+	IsolatedWorkspaceModeRw      IsolatedWorkspaceMode = "rw"
+)
+
+// Valid indicates whether the value is a known member of the IsolatedWorkspaceMode enum.
+func (e IsolatedWorkspaceMode) Valid() bool {
+	switch e {
+	case IsolatedWorkspaceModeOverlay:
+		return true
+	case IsolatedWorkspaceModeRo:
+		return true
+	case IsolatedWorkspaceModeRw:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ConnectTerminalParamsPty.
 const (
 	ConnectTerminalParamsPtyN0 ConnectTerminalParamsPty = "0"
@@ -232,10 +481,229 @@ type FileMetadata struct {
 	Path  string `json:"path"`
 }
 
+// HardeningLayer defines model for HardeningLayer.
+type HardeningLayer struct {
+	Message string              `json:"message,omitempty,omitzero"`
+	State   HardeningLayerState `json:"state"`
+}
+
+// HardeningLayerState defines model for HardeningLayer.State.
+type HardeningLayerState string
+
+// IsolatedCommit defines model for IsolatedCommit.
+type IsolatedCommit struct {
+	Committed int    `json:"committed"`
+	SessionID string `json:"session_id"`
+	Skipped   []struct {
+		Path   string `json:"path"`
+		Reason string `json:"reason"`
+	} `json:"skipped"`
+}
+
+// IsolatedCommitRequest defines model for IsolatedCommitRequest.
+type IsolatedCommitRequest struct {
+	// Paths Changes to commit, each with all beneath it. Everything when it is missing or empty.
+	Paths []string `json:"paths,omitempty,omitzero"`
+}
+
+// IsolatedDiff defines model for IsolatedDiff.
+type IsolatedDiff struct {
+	Changes []struct {
+		Kind IsolatedDiffChangesKind `json:"kind"`
+		Path string                  `json:"path"`
+
+		// Replaced Nothing that was in the directory is left.
+		Replaced bool `json:"replaced,omitempty,omitzero"`
+
+		// Size Of a file
+		Size int64                   `json:"size,omitempty,omitzero"`
+		Type IsolatedDiffChangesType `json:"type,omitempty,omitzero"`
+	} `json:"changes"`
+	SessionID string `json:"session_id"`
+
+	// Truncated There are more changes.
+	Truncated bool `json:"truncated"`
+}
+
+// IsolatedDiffChangesKind defines model for IsolatedDiff.Changes.Kind.
+type IsolatedDiffChangesKind string
+
+// IsolatedDiffChangesType defines model for IsolatedDiff.Changes.Type.
+type IsolatedDiffChangesType string
+
+// IsolatedOverlay defines model for IsolatedOverlay.
+type IsolatedOverlay struct {
+	Mode IsolatedOverlayMode `json:"mode,omitempty,omitzero"`
+	Path string              `json:"path"`
+
+	// Persist With false the copies are in memory, and can be neither compared nor committed.
+	Persist bool `json:"persist,omitempty,omitzero"`
+}
+
+// IsolatedOverlayMode defines model for IsolatedOverlay.Mode.
+type IsolatedOverlayMode string
+
+// IsolatedRun defines model for IsolatedRun.
+type IsolatedRun struct {
+	Error      string    `json:"error,omitempty,omitzero"`
+	ExitCode   int       `json:"exit_code,omitempty,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitempty,omitzero"`
+	RunID      string    `json:"run_id"`
+	Running    bool      `json:"running,omitempty,omitzero"`
+	SessionID  string    `json:"session_id"`
+	StartedAt  time.Time `json:"started_at"`
+}
+
+// IsolatedRunRequest defines model for IsolatedRunRequest.
+type IsolatedRunRequest struct {
+	Background bool   `json:"background,omitempty,omitzero"`
+	Code       string `json:"code"`
+
+	// Envs Variables for this run alone.
+	Envs map[string]string `json:"envs,omitempty,omitzero"`
+
+	// TimeoutSeconds 300 in the foreground.
+	TimeoutSeconds int64 `json:"timeout_seconds,omitempty,omitzero"`
+}
+
+// IsolatedSession defines model for IsolatedSession.
+type IsolatedSession struct {
+	// Binds Files or directories of the sandbox at other places.
+	Binds []struct {
+		Dest     string `json:"dest,omitempty,omitzero"`
+		Readonly bool   `json:"readonly,omitempty,omitzero"`
+		Source   string `json:"source"`
+	} `json:"binds,omitempty,omitzero"`
+	CreatedAt      time.Time `json:"created_at"`
+	EnvPassthrough struct {
+		Keys []string                          `json:"keys,omitempty,omitzero"`
+		Mode IsolatedSessionEnvPassthroughMode `json:"mode,omitempty,omitzero"`
+	} `json:"env_passthrough,omitempty,omitzero"`
+
+	// ExtraWritable More directories that are written directly.
+	ExtraWritable        []string `json:"extra_writable,omitempty,omitzero"`
+	GID                  int64    `json:"gid,omitempty,omitzero"`
+	IdleRemainingSeconds int64    `json:"idle_remaining_seconds,omitempty,omitzero"`
+
+	// IdleTimeoutSeconds After what time without a request the session ends; 0 for never. Runs in the background keep it.
+	IdleTimeoutSeconds int64             `json:"idle_timeout_seconds,omitempty,omitzero"`
+	LastRunAt          time.Time         `json:"last_run_at,omitempty,omitzero"`
+	Overlays           []IsolatedOverlay `json:"overlays,omitempty,omitzero"`
+
+	// Profile `strict` has a private /tmp, and no variables whose names look like secrets.
+	Profile   IsolatedSessionProfile `json:"profile,omitempty,omitzero"`
+	SessionID string                 `json:"session_id,omitempty,omitzero"`
+
+	// ShareNet With false there is no network but a loopback of its own.
+	ShareNet bool `json:"share_net,omitempty,omitzero"`
+
+	// Status `dead` when its processes have ended. Its copies are still there.
+	Status    IsolatedSessionStatus  `json:"status,omitempty,omitzero"`
+	UID       int64                  `json:"uid,omitempty,omitzero"`
+	UIDMode   IsolatedSessionUIDMode `json:"uid_mode,omitempty,omitzero"`
+	Workspace IsolatedWorkspace      `json:"workspace,omitempty,omitzero"`
+}
+
+// IsolatedSessionEnvPassthroughMode defines model for IsolatedSession.EnvPassthrough.Mode.
+type IsolatedSessionEnvPassthroughMode string
+
+// IsolatedSessionProfile `strict` has a private /tmp, and no variables whose names look like secrets.
+type IsolatedSessionProfile string
+
+// IsolatedSessionStatus `dead` when its processes have ended. Its copies are still there.
+type IsolatedSessionStatus string
+
+// IsolatedSessionUIDMode defines model for IsolatedSession.UIDMode.
+type IsolatedSessionUIDMode string
+
+// IsolatedSessions defines model for IsolatedSessions.
+type IsolatedSessions struct {
+	Sessions []struct {
+		CreatedAt            time.Time                      `json:"created_at"`
+		IdleRemainingSeconds int64                          `json:"idle_remaining_seconds,omitempty,omitzero"`
+		LastRunAt            time.Time                      `json:"last_run_at"`
+		SessionID            string                         `json:"session_id"`
+		Status               IsolatedSessionsSessionsStatus `json:"status"`
+	} `json:"sessions"`
+}
+
+// IsolatedSessionsSessionsStatus defines model for IsolatedSessions.Sessions.Status.
+type IsolatedSessionsSessionsStatus string
+
+// IsolatedSettings At least one of `workspace` and `overlays` is needed. The first is where runs begin.
+type IsolatedSettings struct {
+	// Binds Files or directories of the sandbox at other places.
+	Binds []struct {
+		Dest     string `json:"dest,omitempty,omitzero"`
+		Readonly bool   `json:"readonly,omitempty,omitzero"`
+		Source   string `json:"source"`
+	} `json:"binds,omitempty,omitzero"`
+	EnvPassthrough struct {
+		Keys []string                           `json:"keys,omitempty,omitzero"`
+		Mode IsolatedSettingsEnvPassthroughMode `json:"mode,omitempty,omitzero"`
+	} `json:"env_passthrough,omitempty,omitzero"`
+
+	// ExtraWritable More directories that are written directly.
+	ExtraWritable []string `json:"extra_writable,omitempty,omitzero"`
+	GID           int64    `json:"gid,omitempty,omitzero"`
+
+	// IdleTimeoutSeconds After what time without a request the session ends; 0 for never. Runs in the background keep it.
+	IdleTimeoutSeconds int64             `json:"idle_timeout_seconds,omitempty,omitzero"`
+	Overlays           []IsolatedOverlay `json:"overlays,omitempty,omitzero"`
+
+	// Profile `strict` has a private /tmp, and no variables whose names look like secrets.
+	Profile IsolatedSettingsProfile `json:"profile,omitempty,omitzero"`
+
+	// ShareNet With false there is no network but a loopback of its own.
+	ShareNet  bool                    `json:"share_net,omitempty,omitzero"`
+	UID       int64                   `json:"uid,omitempty,omitzero"`
+	UIDMode   IsolatedSettingsUIDMode `json:"uid_mode,omitempty,omitzero"`
+	Workspace IsolatedWorkspace       `json:"workspace,omitempty,omitzero"`
+}
+
+// IsolatedSettingsEnvPassthroughMode defines model for IsolatedSettings.EnvPassthrough.Mode.
+type IsolatedSettingsEnvPassthroughMode string
+
+// IsolatedSettingsProfile `strict` has a private /tmp, and no variables whose names look like secrets.
+type IsolatedSettingsProfile string
+
+// IsolatedSettingsUIDMode defines model for IsolatedSettings.UIDMode.
+type IsolatedSettingsUIDMode string
+
+// IsolatedWorkspace defines model for IsolatedWorkspace.
+type IsolatedWorkspace struct {
+	// Mode Without it `overlay`; for `workspace` in the profile `balanced`, `rw`.
+	Mode IsolatedWorkspaceMode `json:"mode,omitempty,omitzero"`
+
+	// Path A directory of the sandbox, absolute and without symbolic links; made when missing.
+	Path string `json:"path"`
+}
+
+// IsolatedWorkspaceMode Without it `overlay`; for `workspace` in the profile `balanced`, `rw`.
+type IsolatedWorkspaceMode string
+
 // IsolationCapabilities defines model for IsolationCapabilities.
 type IsolationCapabilities struct {
-	Available bool   `json:"available"`
-	Message   string `json:"message"`
+	Available       bool `json:"available"`
+	CommitSupported bool `json:"commit_supported"`
+	DiffSupported   bool `json:"diff_supported"`
+	Hardening       struct {
+		CapDrop      HardeningLayer `json:"cap_drop,omitempty,omitzero"`
+		Ebpf         HardeningLayer `json:"ebpf,omitempty,omitzero"`
+		InitMode     string         `json:"init_mode,omitempty,omitzero"`
+		Landlock     HardeningLayer `json:"landlock,omitempty,omitzero"`
+		Seccomp      HardeningLayer `json:"seccomp,omitempty,omitzero"`
+		SignalShield bool           `json:"signal_shield,omitempty,omitzero"`
+	} `json:"hardening,omitempty,omitzero"`
+
+	// Isolator What makes the sessions.
+	Isolator string `json:"isolator,omitempty,omitzero"`
+
+	// Message Why they are not available.
+	Message          string `json:"message"`
+	SetprivAvailable bool   `json:"setpriv_available,omitempty,omitzero"`
+	UsernsAvailable  bool   `json:"userns_available,omitempty,omitzero"`
+	Version          string `json:"version,omitempty,omitzero"`
 }
 
 // Language defines model for Language.
@@ -361,6 +829,12 @@ type TerminalStatus struct {
 
 // ID defines model for ID.
 type ID = string
+
+// IsolatedRunID defines model for IsolatedRunID.
+type IsolatedRunID = string
+
+// IsolatedSessionID defines model for IsolatedSessionID.
+type IsolatedSessionID = string
 
 // Path defines model for Path.
 type Path = string
@@ -507,6 +981,12 @@ type ConnectTerminalParamsPty string
 // ConnectTerminalParamsTakeover defines parameters for ConnectTerminal.
 type ConnectTerminalParamsTakeover string
 
+// GetIsolatedRunLogsParams defines parameters for GetIsolatedRunLogs.
+type GetIsolatedRunLogsParams struct {
+	// Cursor The first byte to get.
+	Cursor int64 `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+}
+
 // RunCodeJSONRequestBody defines body for RunCode for application/json ContentType.
 type RunCodeJSONRequestBody = RunCodeRequest
 
@@ -539,3 +1019,12 @@ type CreateSessionJSONRequestBody = CreateSessionRequest
 
 // RunInSessionJSONRequestBody defines body for RunInSession for application/json ContentType.
 type RunInSessionJSONRequestBody = RunInSessionRequest
+
+// CreateIsolatedSessionJSONRequestBody defines body for CreateIsolatedSession for application/json ContentType.
+type CreateIsolatedSessionJSONRequestBody = IsolatedSettings
+
+// CommitIsolatedSessionJSONRequestBody defines body for CommitIsolatedSession for application/json ContentType.
+type CommitIsolatedSessionJSONRequestBody = IsolatedCommitRequest
+
+// RunInIsolatedSessionJSONRequestBody defines body for RunInIsolatedSession for application/json ContentType.
+type RunInIsolatedSessionJSONRequestBody = IsolatedRunRequest

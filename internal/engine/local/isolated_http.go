@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,10 +151,30 @@ func (a *isolatedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route("GET "+one+"/diff", a.diff)
 	route("POST "+one+"/commit", a.commit)
 	route(one+"/{rest...}", a.forward)
-	route("/", func(_ http.ResponseWriter, r *http.Request) error {
-		return web.Errorf(http.StatusNotFound, web.CodeNotFound, "there is no route %s %s", r.Method, r.URL.Path)
-	})
+	if _, pattern := mux.Handler(r); pattern == "" {
+		refuse(w, r)
+		return
+	}
 	mux.ServeHTTP(w, r)
+}
+
+// isolatedMethods are the methods of the routes that are not handed on.
+var isolatedMethods = map[string]string{
+	isolated.Prefix + "capabilities": "GET, HEAD", isolated.Prefix + "session": "POST", isolated.Prefix + "sessions": "GET, HEAD",
+}
+
+// refuse answers a request without a route in the form of all errors.
+func refuse(w http.ResponseWriter, r *http.Request) {
+	methods, ok := isolatedMethods[r.URL.Path]
+	if rest, one := strings.CutPrefix(r.URL.Path, isolated.Prefix+"session/"); !ok && one && rest != "" && !strings.Contains(rest, "/") {
+		methods, ok = "DELETE, GET, HEAD", true
+	}
+	if !ok {
+		web.Fail(w, web.Errorf(http.StatusNotFound, web.CodeNotFound, "there is no route %s", r.URL.Path))
+		return
+	}
+	w.Header().Set("Allow", methods)
+	web.Fail(w, web.Errorf(http.StatusMethodNotAllowed, web.CodeMethodNotAllowed, "%s does not take %s; it takes %s", r.URL.Path, r.Method, methods))
 }
 
 func (a *isolatedAPI) capabilities(w http.ResponseWriter, _ *http.Request) error {
