@@ -91,7 +91,11 @@ func (a *app) transfer(name string, size int64) *transferBar {
 	if size < 0 {
 		count = decor.CurrentKibiByte("% .1f")
 	}
-	bar := bars.AddBar(max(size, 0),
+	add := bars.AddBar
+	if size < 0 {
+		add = bars.AddSpinner
+	}
+	bar := add(max(size, 0),
 		mpb.PrependDecorators(decor.Name(sanitize(name)+" "), count),
 		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1024(0), " % .1f")),
 		mpb.BarRemoveOnComplete(),

@@ -69,7 +69,7 @@ func TestUploadToAFullDisk(t *testing.T) {
 	big := strings.Repeat("x", 2<<20)
 	for _, name := range []string{"kept", "new", "made/new"} {
 		status, answer := send(t, s, "metadata", `{"path":"first"}`, "file", "whole", "metadata", `{"path":"`+name+`"}`, "file", big)
-		if status != http.StatusInternalServerError || !strings.Contains(answer, "no space left on device") || !strings.Contains(answer, `"code"`) {
+		if status != http.StatusInternalServerError || !strings.Contains(answer, "no space left on device") || !strings.Contains(answer, name+": no space") {
 			t.Errorf("%s: %d %s", name, status, answer)
 		}
 	}

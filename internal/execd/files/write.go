@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,19 @@ const writeBuffer = 256 << 10
 // FIFO) is written in place. Mode and owner of an existing file stay, unless set
 // says otherwise.
 func write(path string, r io.Reader, set resolved) error {
+	err := place(path, r, set)
+	var pe *fs.PathError
+	if errors.As(err, &pe) && strings.HasPrefix(filepath.Base(pe.Path), stagedPrefix) {
+		// The caller knows the file under its own name only.
+		return &fs.PathError{Op: pe.Op, Path: path, Err: pe.Err}
+	}
+	return err
+}
+
+// stagedPrefix begins the names of files that are not complete yet.
+const stagedPrefix = ".upload-"
+
+func place(path string, r io.Reader, set resolved) error {
 	path, err := throughLinks(path)
 	if err != nil {
 		return err
@@ -104,7 +118,7 @@ func denied(err error) bool {
 // stage writes the content to a new file in dir and returns its path. On failure
 // nothing is left. A failure to open the file took nothing from r.
 func stage(dir string, r io.Reader) (string, error) {
-	tmp := filepath.Join(dir, ".upload-"+randomName())
+	tmp := filepath.Join(dir, stagedPrefix+randomName())
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
