@@ -153,7 +153,8 @@ func testShell(t *testing.T, m *machine, id string) {
 	s.send("until stty size | grep 120; do :; done\r")
 	s.expect("45 120")
 	// Ctrl-C ends what runs in the shell, and nothing else.
-	s.send("echo wait$((1+1)); sleep 1000\r")
+	// It shows itself once it has the terminal.
+	s.send("sh -c 'echo wait$((1+1)); exec sleep 1000'\r")
 	s.expect("wait2")
 	s.send("\x03")
 	s.send("echo still$((2+1)); exit 7\r")
