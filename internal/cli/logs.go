@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,11 +53,15 @@ func (a *app) logsCommand() *cobra.Command {
 			if execID != "" {
 				return a.commandLogs(cmd.Context(), conn, args[0], execID, o.Follow)
 			}
+			o.Timestamps = o.Timestamps || a.output == "json"
 			r, err := conn.Logs(cmd.Context(), args[0], o)
 			if err != nil {
 				return err
 			}
 			defer r.Close()
+			if a.output == "json" {
+				return a.logLines(r)
+			}
 			_, err = io.Copy(a.streams.Out, r)
 			return err
 		},
@@ -66,6 +74,38 @@ func (a *app) logsCommand() *cobra.Command {
 	f.StringVar(&execID, "exec", "", "show this command, whose id `paddock exec -d` printed")
 	f.BoolVar(&denied, "denied", false, "show what the network policy has refused, and why")
 	return cmd
+}
+
+// maxLogLine bounds one line of a log in JSON, in bytes; a longer one comes in
+// pieces.
+const maxLogLine = 64 << 10
+
+// logLines prints a log with times as JSON, an object for each line.
+func (a *app) logLines(r io.Reader) error {
+	enc := json.NewEncoder(a.streams.Out)
+	enc.SetEscapeHTML(false)
+	type line struct {
+		Time string `json:"time,omitempty"`
+		Text string `json:"text"`
+	}
+	in := bufio.NewReaderSize(r, maxLogLine)
+	for whole := true; ; {
+		text, more, err := in.ReadLine()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var l line
+		if l.Text = string(text); whole {
+			l.Time, l.Text, _ = strings.Cut(l.Text, " ")
+		}
+		if err := enc.Encode(l); err != nil {
+			return err
+		}
+		whole = !more
+	}
 }
 
 // kindDenied is the kind of events about what a network policy refused.

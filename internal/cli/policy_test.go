@@ -86,6 +86,24 @@ func testCreateFlags(t *testing.T, m *machine, _ string) {
 // What commands on several things print for programs, and what they say to a
 // wrong key.
 func testOutcomes(t *testing.T, m *machine, _ string) {
+	talker := strings.TrimSpace(m.ok("create", image, "--timeout", "10m", "--", "sh", "-c", "echo one; echo 'two words'; exec sleep 1000"))
+	defer m.ok("rm", talker)
+	for range 100 {
+		out := m.ok("-o", "json", "logs", talker)
+		if !strings.Contains(out, "words") {
+			// The log may come a moment after the start.
+			m.ok("exec", talker, "--", "sleep", "0.1")
+			continue
+		}
+		var line struct{ Time, Text string }
+		dec := json.NewDecoder(strings.NewReader(out))
+		for _, want := range []string{"one", "two words"} {
+			if err := dec.Decode(&line); err != nil || line.Text != want || !strings.HasSuffix(line.Time, "Z") {
+				t.Errorf("%+v, %v, want %q", line, err, want)
+			}
+		}
+		break
+	}
 	id := m.create()
 	out, _, code := m.result(m.command("-o", "json", "rm", id, "none"))
 	var all []map[string]string
