@@ -304,7 +304,15 @@ func TestIsolatedRefusals(t *testing.T) {
 }
 
 func TestIsolatedSurvivesKill(t *testing.T) {
-	s := ownServer(t, nil)
+	for _, runtime := range []string{"crun", "runc"} {
+		t.Run(runtime, func(t *testing.T) {
+			harness.RequireProgram(t, runtime)
+			isolatedSurvivesKill(t, ownServer(t, map[string]string{"runtime.oci": runtime}))
+		})
+	}
+}
+
+func isolatedSurvivesKill(t *testing.T, s *harness.Server) {
 	sb := s.Create(t, client.CreateRequest{Image: busyboxImage, Entrypoint: []string{"sleep", "1000000"}})
 	s.Must(t, sb.ID, "mkdir /workspace")
 	is := newIsolated(t, s, sb.ID, workspace)

@@ -95,12 +95,10 @@ func (s *Shell) spec() *specs.Spec {
 }
 
 // join puts in the namespaces that exist already. Their owner has set them up.
+// The mappings of a user namespace stay: runc wants to know them.
 func (s *Shell) join(l *specs.Linux) {
 	for i := range l.Namespaces {
 		l.Namespaces[i].Path = s.Join[l.Namespaces[i].Type]
-	}
-	if s.Join[specs.UserNamespace] != "" {
-		l.UIDMappings, l.GIDMappings = nil, nil
 	}
 	if s.Join[specs.NetworkNamespace] != "" {
 		l.Sysctl = nil
