@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -71,9 +72,14 @@ type ViewMount struct {
 // where hostile code runs. It follows no symbolic link there, and the sandbox's
 // processes can't see it, being in another PID namespace.
 func (t *Threads) Show(ctx context.Context, v *View) error {
+	var c clones
+	defer func() { closeAll(c.all()) }()
+	// Here and not on the thread, whose mount namespace may not be the one that
+	// the descriptors belong to.
+	if err := c.openUppers(v); err != nil {
+		return err
+	}
 	return t.do(ctx, func(th *thread) error {
-		var c clones
-		defer func() { closeAll(c.all()) }()
 		if err := th.in(v.Source, func() error { return c.take(th, v) }); err != nil {
 			return err
 		}
@@ -98,11 +104,29 @@ func (t *Threads) Show(ctx context.Context, v *View) error {
 type clones struct {
 	root   int
 	mounts []int
+	// uppers are those of overlays whose copies are in a directory of the host.
+	uppers []int
+}
+
+// openUppers clones the hosts' directories for overlays, mapped to the
+// sandbox's ids.
+func (c *clones) openUppers(v *View) (err error) {
+	c.uppers = make([]int, len(v.Mounts))
+	for i := range v.Mounts {
+		m := &v.Mounts[i]
+		if m.Mode != Overlay || m.Upper < 0 || m.Detached != "" {
+			continue
+		}
+		if c.uppers[i], err = cloneMapped(m.Upper, "", v.UserNS, 0); err != nil {
+			return fmt.Errorf("preparing %s: %w", m.Path, err)
+		}
+	}
+	return nil
 }
 
 func (c *clones) all() []int {
 	var open []int
-	for _, fd := range append(c.mounts, c.root) {
+	for _, fd := range slices.Concat(c.mounts, c.uppers, []int{c.root}) {
 		if fd > 0 {
 			open = append(open, fd)
 		}
@@ -290,11 +314,14 @@ func newTmpfs(base uint32, size int64, mode uint32) (int, error) {
 // cover replaces the clone of a directory by an overlay over it.
 func (c *clones) cover(th *thread, v *View, i int) error {
 	m := &v.Mounts[i]
-	upper, err := m.openUpper(v)
-	if err != nil {
-		return err
+	upper := c.uppers[i]
+	if upper <= 0 {
+		var err error
+		if upper, err = m.openUpper(v); err != nil {
+			return err
+		}
+		defer unix.Close(upper)
 	}
-	defer unix.Close(upper)
 	if err := likeLower(upper, path.Join(m.Detached, "upper"), c.mounts[i]); err != nil {
 		return err
 	}
@@ -327,14 +354,12 @@ func (c *clones) cover(th *thread, v *View, i int) error {
 	return nil
 }
 
-// openUpper returns a detached mount with the directories "upper" and "work".
+// openUpper returns a detached mount with the directories "upper" and "work",
+// where openUppers had nothing to clone.
 func (m *ViewMount) openUpper(v *View) (int, error) {
-	switch {
-	case m.Detached != "":
+	if m.Detached != "" {
 		// Kernels before 6.15 can't clone one.
 		return dupMapped(m.Upper, v.UserNS)
-	case m.Upper >= 0:
-		return cloneMapped(m.Upper, "", v.UserNS, 0)
 	}
 	fd, err := newTmpfs(v.Base, m.UpperBytes, 0o755)
 	if err != nil {
