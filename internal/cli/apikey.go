@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/durable"
 )
 
 // serverKey returns the API key of a server: the configured one, else that in
@@ -38,7 +39,10 @@ func serverKey(cfg *config.Loaded) (key string, fresh bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	return key, true, writePrivate(path, []byte(key+"\n"))
+	if err := durable.Write(path, []byte(key+"\n"), 0o600); err != nil {
+		return "", false, fmt.Errorf("writing the API key: %w", err)
+	}
+	return key, true, nil
 }
 
 // randomKey makes a key of 256 random bits.
@@ -48,23 +52,4 @@ func randomKey() (string, error) {
 		return "", fmt.Errorf("making an API key: %w", err)
 	}
 	return hex.EncodeToString(b[:]), nil
-}
-
-// writePrivate writes a file that only its owner may read, and that is either
-// there complete or not at all.
-func writePrivate(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/durable"
 	"github.com/paddock-sandbox/paddock/internal/gateway/address"
 	"github.com/paddock-sandbox/paddock/internal/server"
 )
@@ -58,7 +59,7 @@ func gatewaySecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writePrivate(path, []byte(text+"\n")); err != nil {
+	if err := durable.Write(path, []byte(text+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	return hex.DecodeString(text)

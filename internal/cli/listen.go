@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/durable"
 )
 
 // running is a server that accepts requests.
@@ -78,7 +79,7 @@ func start(ctx context.Context, cfg *config.Loaded, lock *dataLock, key, command
 	if err != nil {
 		return nil, err
 	}
-	if err := writePrivate(r.file, append(data, '\n')); err != nil {
+	if err := durable.Write(r.file, append(data, '\n'), 0o600); err != nil {
 		return nil, err
 	}
 	defer func() {

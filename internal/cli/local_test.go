@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/durable"
 )
 
 func TestDataLock(t *testing.T) {
@@ -37,7 +38,7 @@ func TestDataLock(t *testing.T) {
 	if _, err := look(dir); !errors.Is(err, errChanging) {
 		t.Errorf("locked without server.json: %v", err)
 	}
-	if err := writePrivate(filepath.Join(dir, serverFile), []byte(`{"url":"http://127.0.0.1:1","pid":42}`)); err != nil {
+	if err := durable.Write(filepath.Join(dir, serverFile), []byte(`{"url":"http://127.0.0.1:1","pid":42}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := look(dir); err != nil || info.PID != 42 {

@@ -7,11 +7,10 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/paddock-sandbox/paddock/internal/durable"
 )
 
 // A sealed vault is: magic, the revision (8 bytes, big endian), and the JSON of
@@ -115,59 +114,10 @@ func makeKey(path string) (cipher.AEAD, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, err
 	}
-	if err := writeFile(path, key); err != nil {
+	if err := durable.Write(path, key, 0o600); err != nil {
 		return nil, fmt.Errorf("writing the key of the credential vaults: %w", err)
 	}
 	return newCipher(key)
-}
-
-// writeFile replaces a file such that, whatever happens, either the old or the
-// new content is there, and the new one once it returns.
-func writeFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// removeFile removes a file for good. A missing one is no error.
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 func newCipher(key []byte) (cipher.AEAD, error) {

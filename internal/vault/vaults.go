@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/paddock-sandbox/paddock/internal/durable"
 	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
@@ -241,7 +242,7 @@ func (v *Vaults) store(id string, e *entry, c *content) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(v.path(id), sealed); err != nil {
+	if err := durable.Write(v.path(id), sealed, 0o600); err != nil {
 		return fmt.Errorf("writing the credential vault: %w", err)
 	}
 	e.active.Store(activate(c))
@@ -263,7 +264,7 @@ func (v *Vaults) Delete(id string) error {
 	}
 	// Nothing is injected from here on, whatever happens to the file.
 	e.active.Store(nil)
-	if err := removeFile(v.path(id)); err != nil {
+	if err := durable.Remove(v.path(id)); err != nil {
 		return fmt.Errorf("removing the credential vault: %w", err)
 	}
 	v.drop(id, e)

@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/paddock-sandbox/paddock/internal/durable"
 )
 
 const (
@@ -137,10 +139,10 @@ func makeAuthority(dir string) error {
 		return err
 	}
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := writeFile(filepath.Join(dir, certFile), cert, 0o644); err != nil {
+	if err := durable.Write(filepath.Join(dir, certFile), cert, 0o644); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600)
+	return durable.Write(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600)
 }
 
 func newSerial() (*big.Int, error) {
@@ -150,35 +152,6 @@ func newSerial() (*big.Int, error) {
 		return nil, err
 	}
 	return n.SetBit(n, 126, 1), nil
-}
-
-// writeFile replaces a file; its content is on disk when it returns.
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // leaf returns a certificate for a host name.
