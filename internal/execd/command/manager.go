@@ -163,6 +163,10 @@ func (m *Manager) find(id string) (*Command, record, error) {
 		"command %q not found: the id is unknown, or the command ended and was forgotten (the last %d are remembered)", id, maxFinished)
 }
 
+// settleTime is how long an interrupt waits for the rest of the output of a
+// command whose process has ended.
+const settleTime = 2 * time.Second
+
 // Interrupt is DELETE /command?id=.
 func (m *Manager) Interrupt(w http.ResponseWriter, id string) error {
 	c, _, err := m.find(id)
@@ -173,6 +177,12 @@ func (m *Manager) Interrupt(w http.ResponseWriter, id string) error {
 		return web.Errorf(http.StatusNotFound, web.CodeCommandNotFound, "command %q has already ended; its status is at /command/status/%s", id, id)
 	}
 	c.Stop()
+	// So that its status says that it ended. Output that does not end (some
+	// process outside its lineage may hold the pipe) is not waited for.
+	select {
+	case <-c.done:
+	case <-time.After(settleTime):
+	}
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
