@@ -48,7 +48,7 @@ func TestBadInput(t *testing.T) {
 		{"reserved metadata", with("metadata", map[string]string{"opensandbox.io/x": "x"}), "opensandbox.io/"},
 		{"platform", with("platform", map[string]string{"os": "linux", "arch": "vax"}), "platform"},
 		{"volumes", with("volumes", []any{map[string]any{"name": "x"}}), "volumes[0]"},
-		{"network policy, not built yet", with("networkPolicy", map[string]any{"defaultAction": "deny"}), "networkPolicy"},
+		{"network policy", with("networkPolicy", map[string]any{"egress": []any{map[string]any{"action": "allow", "target": "a:1"}}}), "networkPolicy.egress[0].target"},
 		{"snapshot, not built yet", map[string]any{"snapshotId": "x", "resourceLimits": map[string]any{}}, "snapshotId"},
 		{"template, not built yet", map[string]any{"templateId": "x", "timeout": 60}, "templateId"},
 		{"pool, not built yet", with("extensions", map[string]string{"poolRef": "x"}), "poolRef"},
@@ -92,7 +92,6 @@ func TestNotBuiltYet(t *testing.T) {
 		{http.MethodGet, "/v1/templates", ""},
 		{http.MethodGet, "/v1/snapshots", ""},
 		{http.MethodPost, "/v1/sandboxes/" + sb.ID + "/snapshots", "{}"},
-		{http.MethodGet, "/v1/sandboxes/" + sb.ID + "/networkpolicy", ""},
 	} {
 		r := s.Do(t, c.method, c.path, c.body)
 		if r.Status != http.StatusNotImplemented {
