@@ -379,7 +379,9 @@ func (m *Manager) createFailed(e *entry, err error, recovering bool) {
 
 func failureStatus(err *Error) (reason, message string) {
 	message = err.Message
-	if err.Kind == KindInternal {
+	// What failed inside may name paths of the host. What the image store says
+	// of a pull (damaged, no space left) is written for the caller.
+	if err.Kind == KindInternal && err.Reason != ReasonImagePullFailed {
 		message = "The sandbox could not be made because of an internal error. The server's log has the details."
 	}
 	if err.Reason != "" {

@@ -121,6 +121,7 @@ func TestFailedCreate(t *testing.T) {
 	coded := sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeImageAuth, "The registry refused the login.")
 	entry := sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidEntrypoint, "No such program.")
 	own := &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeStartFailed, Reason: "SPECIAL", Message: "x"}
+	full := &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeImagePullFailed, Reason: sandbox.ReasonImagePullFailed, Message: "No disk space."}
 	for _, c := range []struct {
 		name   string
 		err    error
@@ -130,6 +131,7 @@ func TestFailedCreate(t *testing.T) {
 	}{
 		{"internal", errors.New("secret detail"), "claim", sandbox.ReasonStartFailed, "internal error"},
 		{"pull", coded, "create", sandbox.ReasonImagePullFailed, "refused the login"},
+		{"pull, and the machine's fault", full, "create", sandbox.ReasonImagePullFailed, "No disk space"},
 		{"entrypoint", entry, "claim", sandbox.ReasonEntrypointFailed, "No such program"},
 		{"own reason", own, "created", "SPECIAL", ""},
 		{"unwritable", errors.New("disk full"), "update", sandbox.ReasonStartFailed, "could not be recorded"},
