@@ -105,12 +105,15 @@ func TestStrangeMessages(t *testing.T) {
 		`{"type":`:                             "not a JSON object",
 		`{"type":"resize"}`:                    "0 columns",
 		`{"type":"resize","cols":-1,"rows":1}`: "-1 columns",
-		`{"type":"resize","cols":1,"rows":70000}`:      "70000 rows",
-		`{"type":"resize","cols":1e99,"rows":1}`:       "not a JSON object",
-		`{"type":"signal","signal":"SIGSTOP"}`:         "SIGSTOP",
-		`{"type":"signal","signal":9}`:                 "not a JSON object",
-		`{"type":"` + strings.Repeat("x", 1000) + `"}`: "xxx…",
-		strings.Repeat("[", 100000):                    "not a JSON object",
+		`{"type":"resize","cols":1,"rows":70000}`:       "70000 rows",
+		`{"type":"resize","cols":1e99,"rows":1}`:        "not a JSON object",
+		`{"type":"signal","signal":"SIGSTOP"}`:          "SIGSTOP",
+		`{"type":"signal","signal":9}`:                  "not a JSON object",
+		`{"type":"` + strings.Repeat("x", 1000) + `"}`:  "xxx…",
+		strings.Repeat("[", 100000):                     "not a JSON object",
+		"\xff\xfe":                                      "not a JSON object",
+		"{\"type\":\"\xff\x00\"}":                       "not a JSON object",
+		"{\"type\":\"signal\",\"signal\":\"\xc3\x28\"}": "signal",
 	} {
 		u.say(text)
 		if f := u.frame(); f.Type != "error" || f.Code != "INVALID_FRAME" || !strings.Contains(f.Error, want) || len(f.Error) > 500 {
