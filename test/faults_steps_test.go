@@ -32,7 +32,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		sample int
 		do     func(t *testing.T, s *harness.Server, api *client.Client, step int) (at string, steps int)
 	}{
-		{"create", 8, createKilledAt}, {"delete", 5, deleteKilledAt},
+		{"create", 6, createKilledAt}, {"delete", 4, deleteKilledAt},
 	} {
 		t.Run(operation.name, func(t *testing.T) {
 			_, steps := operation.do(t, s, api, 0)
