@@ -58,24 +58,6 @@ func (e NetworkPolicyStatusStatus) Valid() bool {
 	}
 }
 
-// Defines values for NetworkRuleAction.
-const (
-	Allow NetworkRuleAction = "allow"
-	Deny  NetworkRuleAction = "deny"
-)
-
-// Valid indicates whether the value is a known member of the NetworkRuleAction enum.
-func (e NetworkRuleAction) Valid() bool {
-	switch e {
-	case Allow:
-		return true
-	case Deny:
-		return true
-	default:
-		return false
-	}
-}
-
 // CreateSandboxRequest `image` is required. `snapshotId` and `templateId` belong to the
 // protocol but not to this server yet; a request that uses one is
 // refused.
@@ -309,14 +291,14 @@ type NamedVolume struct {
 	StorageClass string `json:"storageClass,omitempty,omitzero"`
 }
 
-// NetworkAction In answers never null. Upper case and spaces around it are taken.
+// NetworkAction `allow` or `deny`, in any case of letters; deny when it is empty.
 type NetworkAction = string
 
 // NetworkPolicy Which destinations are allowed and which are denied. The first rule that
 // matches decides, and the default action when none does. A missing action
 // is deny.
 type NetworkPolicy struct {
-	// DefaultAction In answers never null. Upper case and spaces around it are taken.
+	// DefaultAction `allow` or `deny`, in any case of letters; deny when it is empty.
 	DefaultAction NetworkAction `json:"defaultAction,omitempty,omitzero"`
 	Egress        []NetworkRule `json:"egress,omitempty,omitzero"`
 }
@@ -347,7 +329,8 @@ type NetworkPolicyStatusStatus string
 
 // NetworkRule defines model for NetworkRule.
 type NetworkRule struct {
-	Action NetworkRuleAction `json:"action"`
+	// Action `allow` or `deny`, in any case of letters.
+	Action string `json:"action"`
 
 	// HTTP Narrows an allow rule for a domain to some HTTP requests. An addition
 	// of paddock. At least one of `methods` and `paths` must have an entry.
@@ -360,9 +343,6 @@ type NetworkRule struct {
 	// rule for it or for a range that lies within its special range.
 	Target string `json:"target"`
 }
-
-// NetworkRuleAction defines model for NetworkRule.Action.
-type NetworkRuleAction string
 
 // NetworkRuleHTTP Narrows an allow rule for a domain to some HTTP requests. An addition
 // of paddock. At least one of `methods` and `paths` must have an entry.

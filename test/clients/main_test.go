@@ -56,12 +56,8 @@ func runTests(m *testing.M) int {
 func server(t *testing.T) *harness.Server {
 	t.Helper()
 	binary := harness.Binary(t)
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	archive := filepath.Join(cache, "paddock", "starter.tar")
-	_, err = os.Stat(archive)
+	archive := starterImage(t)
+	_, err := os.Stat(archive)
 	harness.Require(t, err == nil, "the starter image at "+archive+": run scripts/starter-image.sh")
 	shared.once.Do(func() { shared.err = start(binary, archive) })
 	if shared.err != nil {
@@ -71,6 +67,15 @@ func server(t *testing.T) *harness.Server {
 		t.Fatalf("the server has died; its log ends with:\n%s", shared.server.LogTail(8<<10))
 	}
 	return shared.server
+}
+
+func starterImage(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(cache, "paddock", "starter.tar")
 }
 
 func start(binary, archive string) error {
@@ -103,6 +108,11 @@ func start(binary, archive string) error {
 	if shared.server, err = harness.Launch(ctx, o); err != nil {
 		return err
 	}
+	return importImage(ctx, archive)
+}
+
+// importImage makes sure that the server has the starter image.
+func importImage(ctx context.Context, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err

@@ -34,9 +34,13 @@ type finding struct {
 // says: good ones, bad ones, and sequences.
 func TestLifecycleDocument(t *testing.T) {
 	s := server(t)
-	// What is made from the image keeps it from being pruned.
+	// What is made from the image keeps it from being pruned, unless a sequence
+	// of requests finds that and deletes it.
 	s.Create(t, client.CreateRequest{Image: image, Entrypoint: []string{"sleep", "1000000"}})
 	tester(t, s, s.URL+"/openapi.json", "--phases", "coverage,fuzzing,stateful", "--header", "OPEN-SANDBOX-API-KEY: "+s.Key)
+	if err := importImage(t.Context(), starterImage(t)); err != nil {
+		t.Errorf("importing the image again: %v", err)
+	}
 }
 
 // tester runs schemathesis on a document and makes a subtest of each operation.
