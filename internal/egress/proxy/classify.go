@@ -43,7 +43,12 @@ func classify(b []byte) (f first, ok bool, err error) {
 	// Servers skip empty lines before a request, so they are not a way round.
 	text := bytes.TrimLeft(b, "\r\n \t")
 	if len(text) == 0 {
-		return f, len(b) > maxFirstLine, nil
+		if len(b) > maxFirstLine {
+			// Whatever comes next, it would come unread.
+			f.protocol = HTTP1
+			return f, false, badRequest("the request does not begin with its request line")
+		}
+		return f, false, nil
 	}
 	end := bytes.IndexByte(text, '\n')
 	line := text

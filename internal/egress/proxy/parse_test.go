@@ -169,6 +169,8 @@ func TestClassify(t *testing.T) {
 		{"\x16\x02", true, Opaque, false},
 		{"\x16\x03\x01\x00\x00", false, TLS, true},
 		{strings.Repeat("a", maxFirstLine+1), false, Unknown, true},
+		{strings.Repeat("\r\n", maxFirstLine/2), false, Unknown, false},
+		{strings.Repeat("\r\n", maxFirstLine/2) + "\n", false, HTTP1, true},
 	} {
 		f, ok, err := classify([]byte(test.first))
 		if ok != test.ok || f.protocol != test.protocol || (err != nil) != test.bad {

@@ -253,6 +253,11 @@ func (e *early) stop(s *session) {
 
 // decide judges what was read and serves the connection accordingly.
 func (s *session) decide(f first, b []byte) {
+	if f.protocol == Unknown {
+		// Asked about that, the policy would only say whether anything could be
+		// allowed.
+		f.protocol = Opaque
+	}
 	claim := Claim{To: s.to, Protocol: f.protocol}
 	switch f.protocol {
 	case TLS:
