@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/tls"
@@ -38,13 +39,17 @@ func (s *session) serveHTTP2(client *tls.Conn) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { client.Close() })()
-	h := &handler2{s: s, first: s.server, transport: &http2.Transport{
-		// Encodings are between the sandbox and its destination.
-		DisableCompression: true,
-		MaxHeaderListSize:  maxHead, MaxReadFrameSize: maxFrame,
-		StrictMaxConcurrentStreams: true, // wait, rather than fail
-		WriteByteTimeout:           s.i.o.HandshakeTimeout, ReadIdleTimeout: s.i.o.IdleTimeout / 2,
-	}}
+	if !s.i.enter(s.c.Sandbox) {
+		s.i.o.Logger.Debug("a sandbox has as many inspected HTTP/2 connections as it may", "sandbox", s.c.Sandbox)
+		return
+	}
+	defer s.i.leave(s.c.Sandbox)
+	transport, err := s.transport2()
+	if err != nil {
+		s.i.o.Logger.Error("HTTP/2 towards destinations can't be set up", "error", err)
+		return
+	}
+	h := &handler2{s: s, first: s.server, transport: transport}
 	defer h.close()
 	(&http2.Server{
 		MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame,
@@ -54,6 +59,48 @@ func (s *session) serveHTTP2(client *tls.Conn) {
 		Context: ctx, Handler: h,
 		BaseConfig: &http.Server{MaxHeaderBytes: maxHead, ErrorLog: discard},
 	})
+}
+
+// transport2 speaks with the destination. Its windows bound what the sandbox can
+// have this process keep by not reading: by themselves they are 1 GiB.
+func (s *session) transport2() (*http2.Transport, error) {
+	t, err := http2.ConfigureTransports(&http.Transport{HTTP2: &http.HTTP2Config{
+		MaxReceiveBufferPerConnection: connWindow, MaxReceiveBufferPerStream: streamWindow,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	// Encodings are between the sandbox and its destination.
+	t.DisableCompression = true
+	t.MaxHeaderListSize, t.MaxReadFrameSize = maxHead, maxFrame
+	t.StrictMaxConcurrentStreams = true // wait, rather than fail
+	t.WriteByteTimeout, t.ReadIdleTimeout = s.i.o.HandshakeTimeout, s.i.o.IdleTimeout/2
+	return t, nil
+}
+
+// maxConns2 bounds the connections of one sandbox: each can keep connWindow in
+// both directions.
+const maxConns2 = 64
+
+func (i *Interceptor) enter(sandbox string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.conns2[sandbox] >= maxConns2 {
+		return false
+	}
+	if i.conns2 == nil {
+		i.conns2 = make(map[string]int)
+	}
+	i.conns2[sandbox]++
+	return true
+}
+
+func (i *Interceptor) leave(sandbox string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.conns2[sandbox]--; i.conns2[sandbox] == 0 {
+		delete(i.conns2, sandbox)
+	}
 }
 
 // handler2 serves the streams of one connection.
@@ -275,7 +322,7 @@ func substituteBody(out *http.Request, in *vault.Injection) *refusal {
 	}
 	out.ContentLength = int64(len(body))
 	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	out.Body = io.NopCloser(strings.NewReader(string(body)))
+	out.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 

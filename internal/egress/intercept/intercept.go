@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,9 @@ type Interceptor struct {
 	o      Options
 	client tls.Config // towards destinations
 	server tls.Config // towards sandboxes
+
+	mu     sync.Mutex
+	conns2 map[string]int // open connections over HTTP/2 of each sandbox
 
 	stats struct{ conns, requests, injected, refused, masked atomic.Int64 }
 }
