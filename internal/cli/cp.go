@@ -259,6 +259,12 @@ func (a *app) copyOut(ctx context.Context, from *place, dst string) error {
 	switch {
 	case intoDir && !(dir && contentOnly(from.path)):
 		dst = filepath.Join(dst, from.base())
+		// The user named the directory, not this. A sandbox could have had a
+		// link of this name copied here before, to have a file elsewhere
+		// overwritten now.
+		if st, err := os.Lstat(dst); err == nil && st.Mode()&os.ModeSymlink != 0 {
+			return fmt.Errorf("%s is a symbolic link, perhaps one that came from a sandbox: remove it, or give the path that it points to", dst)
+		}
 	case dir && serr == nil && !st.IsDir():
 		return fmt.Errorf("%s is there and is not a directory, so the directory %s can't be copied to it", dst, from)
 	}

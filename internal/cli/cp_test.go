@@ -332,3 +332,29 @@ func testBrokenCopies(t *testing.T, m *machine, id string) {
 	}
 	t.Errorf("left in the sandbox: %s", m.ok("exec", id, "--", "ls", "-A", "/b"))
 }
+
+// A link that came from a sandbox once is not followed by a later copy.
+func testPlantedLinks(t *testing.T, m *machine, id string) {
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "mine")
+	if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "away"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.ok("exec", id, "--", "sh", "-c", "mkdir -p /planted/d && ln -s "+mine+" /planted/d/f && ln -s "+filepath.Join(dir, "away")+" /planted/d/sub")
+	m.ok("cp", id+":/planted/.", dir)
+	m.ok("exec", id, "--", "sh", "-c", "cd /planted/d && rm f sub && echo theirs > f && mkdir sub && echo theirs > sub/x")
+	for _, name := range []string{"f", "sub"} {
+		if _, errs, code := m.result(m.command("cp", id+":/planted/d/"+name, filepath.Join(dir, "d"))); code == 0 || !strings.Contains(errs, "symbolic link") {
+			t.Errorf("%s: exit code %d, %s", name, code, errs)
+		}
+	}
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" {
+		t.Errorf("the file elsewhere holds %q, %v", b, err)
+	}
+	if list, err := os.ReadDir(filepath.Join(dir, "away")); err != nil || len(list) > 0 {
+		t.Errorf("the directory elsewhere holds %v, %v", list, err)
+	}
+}

@@ -90,7 +90,7 @@ func TestCommandLine(t *testing.T) {
 		f    func(*testing.T, *machine, string)
 	}{
 		{"exec", testExec}, {"exec input", testExecInput}, {"interrupt", testInterrupt}, {"detached", testDetached},
-		{"files", testFiles}, {"directories", testDirectories},
+		{"files", testFiles}, {"directories", testDirectories}, {"planted links", testPlantedLinks},
 		{"destinations", testDestinations}, {"archives", testArchives}, {"port-forward", testPortForward}, {"policy", testPolicy}, {"create flags", testCreateFlags}, {"outcomes", testOutcomes}, {"broken copies", testBrokenCopies}, {"run", testRun}, {"run input", testRunInput},
 		{"run ends", testRunEnds}, {"lists", testLists}, {"lifecycle", testLifecycle}, {"images", testImages},
 	} {
