@@ -301,7 +301,8 @@ func (g *Gateway) outgoing(ctx context.Context, w http.ResponseWriter, r *http.R
 	out := &http.Request{
 		Method: r.Method,
 		URL: &url.URL{Scheme: "http", Host: t.ID + ":" + strconv.Itoa(t.dialPort()), Path: path, RawPath: t.Path,
-			RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery},
+			// HTTP/2 lets a space through, which would end the request's target.
+			RawQuery: strings.ReplaceAll(r.URL.RawQuery, " ", "%20"), ForceQuery: r.URL.ForceQuery},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header:        outgoingHeader(r, t, requestID),
 		Host:          t.host(),

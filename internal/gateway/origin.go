@@ -58,7 +58,9 @@ func (o Origin) alsoDropped(name string) bool {
 	switch name {
 	case "Set-Cookie":
 		return o == OriginHeader || o == OriginShared
-	case "Strict-Transport-Security", "Service-Worker-Allowed":
+	case "Strict-Transport-Security", "Service-Worker-Allowed", "Nel", "Report-To", "Reporting-Endpoints":
+		// Kept by browsers for all of the host name. The last three have them
+		// tell somebody which addresses they open there, signed ones too.
 		return o != OriginOwn
 	}
 	return false

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -181,6 +182,42 @@ func TestNoAuthenticationAndBrowsers(t *testing.T) {
 		if resp.StatusCode != c.status {
 			t.Errorf("Host %q, Origin %q: %d, want %d", c.host, c.origin, resp.StatusCode, c.status)
 		}
+	}
+}
+
+// A page from a sandbox is none of the API's own: where no key is asked for, it
+// could do everything.
+func TestNoAuthenticationAndPagesOfSandboxes(t *testing.T) {
+	f := start(t, func(o *Options) { o.APIKey, o.NoAuth = "", true })
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Nel", `{"report_to":"x"}`)
+		w.Header().Set("Report-To", `{"group":"x"}`)
+		io.WriteString(w, "<script>fetch('/v1/sandboxes')</script>")
+	})
+	a := f.call("GET", "/v1/sandboxes/sb/proxy/8000/", "")
+	if csp := a.header.Get("Content-Security-Policy"); a.status != 200 || !strings.HasPrefix(csp, "sandbox ") || strings.Contains(csp, "allow-same-origin") {
+		t.Errorf("%d, Content-Security-Policy: %q", a.status, csp)
+	}
+	if a.header.Get("Nel") != "" || a.header.Get("Report-To") != "" {
+		t.Error("the page has browsers report on others")
+	}
+}
+
+// The answer to a request whose body never comes ends, whoever asked.
+func TestBodyThatNeverComes(t *testing.T) {
+	f := start(t)
+	c, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	io.WriteString(c, "POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+	b, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 401 ") {
+		t.Errorf("%.200q, %v", b, err)
 	}
 }
 

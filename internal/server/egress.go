@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
@@ -28,6 +29,7 @@ func (s *Server) egressAPI(r *request, sb *sandbox.Sandbox, path string) int {
 	text := func(status int, message string) int {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		h.Set("X-Content-Type-Options", "nosniff")
+		answering(rec)
 		rec.WriteHeader(status)
 		_, _ = rec.Write([]byte(message + "\n"))
 		return status
@@ -89,6 +91,15 @@ func (s *Server) credentialVault(w *recorder, r *http.Request, sb *sandbox.Sandb
 	}
 	inner := *r
 	inner.URL = to
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
+	_ = rc.SetWriteDeadline(time.Now().Add(readTimeout + writeTimeout))
 	v.ServeHTTP(w, &inner)
+	if _, err := s.manager.Get(sb.ID); err != nil {
+		// Deleted meanwhile, perhaps before these credentials were stored.
+		if err := s.opts.Vaults.Remove(sb.ID); err != nil {
+			s.log.Error("the credentials of a deleted sandbox could not be removed", "sandbox", sb.ID, "error", err)
+		}
+	}
 	return w.status
 }

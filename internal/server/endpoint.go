@@ -188,8 +188,10 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		return s.egressAPI(r, sb, p.rest), nil
 	}
 	origin := gateway.OriginAPI
-	if p.token != "" {
-		origin = gateway.OriginShared // a browser can open this address
+	if p.token != "" || s.opts.NoAuth {
+		// A browser can open this address. Its page must not be one of the
+		// API's own, least of all where that asks for no key.
+		origin = gateway.OriginShared
 	}
 	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -124,7 +125,16 @@ func ownPage(r *http.Request) bool {
 		}
 	}
 	site := r.Header["Sec-Fetch-Site"]
-	if len(site) == 0 || site[0] == "same-origin" || site[0] == "none" {
+	if len(site) == 0 {
+		// Browsers say it over TLS and to localhost only.
+		for _, from := range r.Header["Referer"] {
+			if u, err := url.Parse(from); err != nil || !isOrigin(u.Scheme+"://"+u.Host, r.Host) {
+				return false
+			}
+		}
+		return true
+	}
+	if site[0] == "same-origin" || site[0] == "none" {
 		return true
 	}
 	// A link. In a frame the page could be made to be clicked on unseen.

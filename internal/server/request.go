@@ -80,6 +80,8 @@ const (
 	writeTimeout = 30 * time.Second
 	// readTimeout bounds receiving a JSON body.
 	readTimeout = 30 * time.Second
+	// drainTimeout bounds receiving what is left of a body after the answer.
+	drainTimeout = 3 * time.Second
 	// transferIdle is how long a client may stop in the middle of an archive.
 	transferIdle = time.Minute
 )
@@ -111,11 +113,20 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 func writeBytes(w http.ResponseWriter, status int, body []byte) {
 	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
-	// Not every writer in a test has deadlines, and a failed write means that
-	// the client is gone.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	// A failed write means that the client is gone.
+	answering(w)
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// answering bounds the writing of an answer, and the reading of what is left of
+// the request's body: net/http drains some of it after the answer, and would wait
+// for ever for one that never comes.
+func answering(w http.ResponseWriter) {
+	rc := http.NewResponseController(w)
+	now := time.Now()
+	_ = rc.SetWriteDeadline(now.Add(writeTimeout))
+	_ = rc.SetReadDeadline(now.Add(drainTimeout))
 }
 
 // streaming clears the deadline that an earlier request may have left.
