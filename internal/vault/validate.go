@@ -115,7 +115,7 @@ func (m *Match) normalize(where string) error {
 	m.Methods = slices.Clone(m.Methods)
 	for i, method := range m.Methods {
 		method = strings.ToUpper(strings.TrimSpace(method))
-		if len(method) > maxMethodLetters || !httpguts.ValidHeaderFieldName(method) || method == "CONNECT" {
+		if len(method) > maxMethodLetters || !httpguts.ValidHeaderFieldName(method) || method == "CONNECT" || method == "TRACE" {
 			return invalid("%s.methods[%d]: %q is not a method that can be matched; write one such as GET", where, i, m.Methods[i])
 		}
 		m.Methods[i] = method

@@ -192,6 +192,10 @@ func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rule
 	v.vaults[id] = e
 	v.mu.Unlock()
 	if err := v.store(id, e, c); err != nil {
+		// It may have failed when the file was there already.
+		if rerr := durable.Remove(v.path(id)); rerr != nil {
+			v.log.Error("what is left of a credential vault could not be removed", "sandbox", id, "error", rerr)
+		}
 		v.drop(id, e)
 		return nil, err
 	}
@@ -227,6 +231,11 @@ func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, rules 
 		return nil, err
 	}
 	if err := v.store(id, e, next); err != nil {
+		// It may have failed when the file was replaced already: what is not
+		// active now must not be after a restart.
+		if rerr := v.store(id, e, c); rerr != nil {
+			v.log.Error("the content of a credential vault from before a failed change could not be written again", "sandbox", id, "error", rerr)
+		}
 		return nil, err
 	}
 	return next.state(), nil
