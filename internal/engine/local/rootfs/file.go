@@ -47,15 +47,15 @@ func directory(mount int) (bool, error) {
 }
 
 // makeFile opens what is at a path of the image, unless that is a directory, or
-// makes an empty file there, to mount a file on.
-func makeFile(root int, target string) (int, error) {
+// makes an empty file there, to mount a file on. resolve is as for makeDirs.
+func makeFile(root int, target string, resolve uint64) (int, error) {
 	how := &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
 	}
 	fd, err := unix.Openat2(root, target, how)
 	if errors.Is(err, unix.ENOENT) {
-		if err := makeEmpty(root, target); err != nil {
+		if err := makeEmpty(root, target, resolve); err != nil {
 			return -1, err
 		}
 		fd, err = unix.Openat2(root, target, how)
@@ -76,12 +76,12 @@ func makeFile(root int, target string) (int, error) {
 
 // makeEmpty makes a file by its single name in its directory, which can't lead
 // anywhere else.
-func makeEmpty(root int, target string) error {
+func makeEmpty(root int, target string, resolve uint64) error {
 	parent, name := path.Split(target)
 	if name == "" {
 		return mountPointError(unix.EISDIR)
 	}
-	dir, err := makeDirs(root, parent)
+	dir, err := makeDirs(root, parent, resolve)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (l *Link) make(root int) error {
 	if name == "" {
 		return mountPointError(unix.EISDIR)
 	}
-	dir, err := makeDirs(root, parent)
+	dir, err := makeDirs(root, parent, 0)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func TestMakeFile(t *testing.T) {
 	} {
 		t.Run(c.target, func(t *testing.T) {
 			root, dir, outside := openRoot(t)
-			fd, err := makeFile(root, c.target)
+			fd, err := makeFile(root, c.target, 0)
 			expectNothing(t, outside)
 			if c.at == "" {
 				if err == nil {
@@ -99,7 +99,7 @@ func TestMakeFileUpStaysWithin(t *testing.T) {
 	root, dir, outside := openRoot(t)
 	// ".." at the root is the root: "up" is the image's own /outside, which
 	// does not exist.
-	if fd, err := makeFile(root, "/up/x"); err == nil {
+	if fd, err := makeFile(root, "/up/x", 0); err == nil {
 		unix.Close(fd)
 		if _, err := os.Lstat(filepath.Join(dir, "outside", "x")); err != nil {
 			t.Error(err)

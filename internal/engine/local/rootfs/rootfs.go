@@ -351,7 +351,7 @@ func attach(th *thread, r *Root, overlay int, volumes []int) error {
 		}
 	}
 	for i, v := range r.Volumes {
-		err := th.as(r.Base, func() error { return attachVolume(overlay, volumes[i], v.Target) })
+		err := th.as(r.Base, func() error { return attachVolume(overlay, volumes[i], v.Target, 0) })
 		if err != nil {
 			return fmt.Errorf("mounting volume at %s: %w", v.Target, err)
 		}
@@ -400,17 +400,17 @@ func carry(root int, name string) error {
 }
 
 // attachVolume mounts a detached mount at a path of the image, making what is
-// missing of it. Symlinks resolve inside the image, magic links are refused.
-func attachVolume(root, mount int, target string) error {
+// missing of it. resolve is as for makeDirs.
+func attachVolume(root, mount int, target string, resolve uint64) error {
 	isDir, err := directory(mount)
 	if err != nil {
 		return err
 	}
 	at := -1
 	if isDir {
-		at, err = makeDirs(root, target)
+		at, err = makeDirs(root, target, resolve)
 	} else {
-		at, err = makeFile(root, target)
+		at, err = makeFile(root, target, resolve)
 	}
 	if err != nil {
 		return err
@@ -419,10 +419,13 @@ func attachVolume(root, mount int, target string) error {
 	return unix.MoveMount(mount, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-func makeDirs(root int, target string) (int, error) {
+// makeDirs opens a directory of the image, making what is missing of its path.
+// Symlinks resolve inside the image, unless resolve has RESOLVE_NO_SYMLINKS;
+// magic links are refused.
+func makeDirs(root int, target string, resolve uint64) (int, error) {
 	how := &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
 	}
 	fd, err := unix.Openat2(root, target, how)
 	if err == nil || !errors.Is(err, unix.ENOENT) {
@@ -434,7 +437,7 @@ func makeDirs(root int, target string) (int, error) {
 	if name == "" {
 		return -1, mountPointError(err)
 	}
-	pfd, err := makeDirs(root, parent)
+	pfd, err := makeDirs(root, parent, resolve)
 	if err != nil {
 		return -1, err
 	}

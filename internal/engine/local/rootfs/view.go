@@ -163,9 +163,8 @@ func (m *ViewMount) take(th *thread, v *View, root int) (int, error) {
 		from = m.Path
 	}
 	if from == m.Path || m.Mode == Private {
-		err := th.as(v.Base, func() error { return ensureDir(root, m.Path) })
-		if err != nil {
-			return -1, fmt.Errorf("%s: %w", m.Path, err)
+		if err := th.as(v.Base, func() error { return ensureDir(root, m.Path) }); err != nil {
+			return -1, err
 		}
 	}
 	if m.Mode == Private {
@@ -184,9 +183,8 @@ func (m *ViewMount) take(th *thread, v *View, root int) (int, error) {
 		return -1, fmt.Errorf("%s %w: it is not a directory", from, ErrSource)
 	}
 	if from != m.Path {
-		err := th.as(v.Base, func() error { return ensureTarget(root, m.Path, isDir) })
-		if err != nil {
-			return -1, fmt.Errorf("%s: %w", m.Path, err)
+		if err := th.as(v.Base, func() error { return ensureTarget(root, m.Path, isDir) }); err != nil {
+			return -1, err
 		}
 	}
 	if m.Mode == Overlay {
@@ -204,23 +202,34 @@ func (m *ViewMount) take(th *thread, v *View, root int) (int, error) {
 	return fd, err
 }
 
+// ensureDir makes a directory of the sandbox that is missing. The sandbox's
+// processes may put links in its way; it follows none.
 func ensureDir(root int, name string) error {
-	fd, err := makeDirs(root, name)
+	fd, err := makeDirs(root, name, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
-		return err
+		return linkError(name, err)
 	}
 	return unix.Close(fd)
 }
 
+// ensureTarget is ensureDir for a directory or a file.
 func ensureTarget(root int, name string, isDir bool) error {
 	if isDir {
 		return ensureDir(root, name)
 	}
-	fd, err := makeFile(root, name)
+	fd, err := makeFile(root, name, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
-		return err
+		return linkError(name, err)
 	}
 	return unix.Close(fd)
+}
+
+// linkError says what is wrong with a path on which no link was followed.
+func linkError(name string, err error) error {
+	if errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("%s %w: it leads through a symbolic link; give the path without", name, ErrSource)
+	}
+	return fmt.Errorf("%s: %w", name, err)
 }
 
 // openSource opens a path of the sandbox without following any link, so that
@@ -231,7 +240,7 @@ func openSource(root int, name string) (int, error) {
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if errors.Is(err, unix.ELOOP) {
-		return -1, fmt.Errorf("%s %w: it leads through a symbolic link; give the path without", name, ErrSource)
+		return -1, linkError(name, err)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("%s %w: %w", name, ErrSource, err)
@@ -470,7 +479,7 @@ func attachAt(root, mount int, target string) error {
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return attachVolume(root, mount, target)
+		return attachVolume(root, mount, target, unix.RESOLVE_NO_SYMLINKS)
 	}
 	if err != nil {
 		return mountPointError(err)
