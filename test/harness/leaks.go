@@ -322,16 +322,27 @@ func SweepStale(ctx context.Context, binary string) {
 			continue
 		}
 		owners, _ := filepath.Glob(filepath.Join(dir, "data-*"))
+		left := false
 		for _, owner := range owners {
-			if data, err := os.Readlink(owner); err == nil {
-				s := &Server{o: Options{Binary: binary}, DataDir: data, RunDir: dir}
-				_ = s.Reset(ctx)
-				if strings.Contains(data, "paddock-") {
-					os.RemoveAll(data)
-				}
+			data, err := os.Readlink(owner)
+			if err != nil {
+				continue
+			}
+			s := &Server{o: Options{Binary: binary}, DataDir: data, RunDir: dir}
+			if err := s.Reset(ctx); err != nil {
+				// Kept for another try: without its directories nobody would
+				// find the sandboxes.
+				fmt.Fprintf(os.Stderr, "%s of an earlier run can't be cleaned up: %v\n", data, err)
+				left = true
+				continue
+			}
+			if strings.Contains(data, "paddock-") {
+				os.RemoveAll(data)
 			}
 		}
-		os.RemoveAll(dir)
+		if !left {
+			os.RemoveAll(dir)
+		}
 	}
 }
 
