@@ -22,6 +22,9 @@ const (
 	// isolatedTmp bounds the private /tmp of a session, and the copies that it
 	// keeps in memory, in bytes each. They count against the sandbox's memory.
 	isolatedTmp = 1 << 30
+	// maxWalks bounds the diffs and commits that are at work in one sandbox: each
+	// has some 300 descriptors open at most (maxDepth).
+	maxWalks = 2
 	// idleRecheck is when a session that could not be ended for being idle is
 	// looked at again.
 	idleRecheck = time.Minute
@@ -37,6 +40,8 @@ type isolation struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	// walks are diffs and commits at work.
+	walks turns
 }
 
 // isolatedSession is a container beside the sandbox's own, with its user and
@@ -58,8 +63,8 @@ type isolatedSession struct {
 	open  int
 	used  time.Time
 	timer *time.Timer
-	// applying is held by a commit.
-	applying sync.Mutex
+	// applying is a commit's.
+	applying turns
 }
 
 // isolatedRecord is session.json: what a restarted server must know.
@@ -188,6 +193,9 @@ func (e *Engine) endIdle(s *shell, is *isolatedSession) {
 	}
 	if err := e.endIsolated(e.ctx, s, is); err != nil {
 		e.log.Error("ending an idle isolated session", "sandbox", s.id, "error", err)
+		if s.isolation.giveBack(is) {
+			again(idleRecheck)
+		}
 	}
 }
 
@@ -205,6 +213,19 @@ func (i *isolation) take(id string) *isolatedSession {
 	is := i.sessions[id]
 	delete(i.sessions, id)
 	return is
+}
+
+// giveBack puts a session back that was taken and could not be ended, so that it
+// can be tried again. It reports false when the sandbox itself ends.
+func (i *isolation) giveBack(is *isolatedSession) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		is.drop()
+		return false
+	}
+	i.sessions[is.record.ID] = is
+	return true
 }
 
 // all returns the sessions.
@@ -269,6 +290,25 @@ func (i *isolation) close() {
 		if i.take(is.record.ID) == is {
 			is.drop()
 		}
+	}
+}
+
+// turns lets a number of requests do something at a time, and the others wait.
+// The zero value is ready.
+type turns struct {
+	once  sync.Once
+	taken chan struct{}
+}
+
+// take waits for one of limit turns, which is the same in every call, but not
+// longer than ctx. leave must be called.
+func (t *turns) take(ctx context.Context, limit int) (leave func(), err error) {
+	t.once.Do(func() { t.taken = make(chan struct{}, limit) })
+	select {
+	case t.taken <- struct{}{}:
+		return func() { <-t.taken }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

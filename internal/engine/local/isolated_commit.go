@@ -35,6 +35,7 @@ type committer struct {
 	hit    []bool   // which of paths had a change
 	budget int
 	answer *isolated.Commit
+	listed int // bytes of text in answer.Skipped
 }
 
 func (a *isolatedAPI) commit(w http.ResponseWriter, r *http.Request) error {
@@ -55,8 +56,17 @@ func (a *isolatedAPI) commit(w http.ResponseWriter, r *http.Request) error {
 	if frozen, err := a.s.group.Frozen(); err != nil || frozen {
 		return web.Errorf(http.StatusConflict, web.CodeNotSupported, "the sandbox is paused; resume it first")
 	}
-	is.applying.Lock()
-	defer is.applying.Unlock()
+	// The session's turn first: who waits for it is no walk.
+	applied, err := is.applying.take(r.Context(), 1)
+	if err != nil {
+		return err
+	}
+	defer applied()
+	leave, err := a.s.isolation.walks.take(r.Context(), maxWalks)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	err = a.eachOverlay(is, func(m isolated.Mount, upper *upperDir) error {
 		lower, err := a.s.openSandboxPath(m.Path)
 		if err != nil {
@@ -108,7 +118,10 @@ func (c *committer) choose(req *isolated.CommitRequest, set *isolated.Settings) 
 	if len(req.Paths) > maxCommitPaths {
 		return web.BadBody("paths has %d entries; at most %d are possible. Name directories, or leave it out for everything", len(req.Paths), maxCommitPaths)
 	}
-	for _, p := range req.Paths {
+	for i, p := range req.Paths {
+		if len(p) >= unix.PathMax {
+			return web.BadBody("paths: entry %d has %d bytes; at most %d are possible", i, len(p), unix.PathMax-1)
+		}
 		if !path.IsAbs(p) || path.Clean(p) != p {
 			return web.BadBody("paths: %q is not a plain absolute path, as the diff has them", p)
 		}
@@ -124,9 +137,10 @@ func (c *committer) choose(req *isolated.CommitRequest, set *isolated.Settings) 
 	return nil
 }
 
-// within reports whether p is dir or in it.
+// within reports whether p is dir, which is not "/", or in it. It is asked for
+// every file and every path, so it makes no string.
 func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+	return p == dir || len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
 
 // wanted says whether a change was asked for, and whether one beneath it may
@@ -148,30 +162,35 @@ func (c *committer) wanted(p string) (this, beneath bool) {
 }
 
 func (c *committer) skip(p, reason string) {
-	if len(c.answer.Skipped) < maxSkipped {
-		c.answer.Skipped = append(c.answer.Skipped, isolated.Skipped{Path: strings.ToValidUTF8(p, "\uFFFD"), Reason: reason})
+	p = strings.ToValidUTF8(p, "\uFFFD")
+	if len(c.answer.Skipped) >= maxSkipped || c.listed+len(p)+len(reason) > maxListed {
+		return
 	}
+	c.listed += len(p) + len(reason)
+	c.answer.Skipped = append(c.answer.Skipped, isolated.Skipped{Path: p, Reason: reason})
 }
 
 // fatal reports whether an error of one file means that no other will do.
 func fatal(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EIO) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, errTooDeep) || errors.Is(err, errTooManyEntries)
+		errors.Is(err, errTooDeep) || errors.Is(err, errTooLong) || errors.Is(err, errTooManyEntries)
 }
 
 // directory applies what is in upper to lower.
 func (c *committer) directory(ctx context.Context, upper *upperDir, lower, depth int) error {
 	if depth > maxDepth {
-		return errTooDeep
+		return fmt.Errorf("%w: %q", errTooDeep, upper.path)
 	}
 	return upper.each(ctx, &c.budget, func(e *entry) error {
-		p := path.Join(upper.path, e.name)
+		p, err := upper.join(e.name)
+		if err != nil {
+			return err
+		}
 		this, beneath := c.wanted(p)
 		if !beneath {
 			return nil
 		}
-		var err error
 		switch {
 		case e.is(unix.S_IFDIR):
 			err = c.subdirectory(ctx, upper, lower, e, this, depth)
@@ -240,47 +259,10 @@ func (c *committer) subdirectory(ctx context.Context, upper *upperDir, lower int
 	return c.directory(ctx, sub, fd, depth+1)
 }
 
-// openBelow opens a directory by one name, on the same mount.
-func openBelow(dir int, name string) (int, error) {
-	return unix.Openat2(dir, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
-}
-
 // own gives an open file the owner and mode of its copy.
 func (c *committer) own(fd int, e *entry) error {
 	if err := unix.Fchown(fd, int(e.stat.Uid+c.base), int(e.stat.Gid+c.base)); err != nil {
 		return err
 	}
 	return unix.Fchmod(fd, e.stat.Mode&0o7777)
-}
-
-// removed removes what has that name, with all in it.
-func (c *committer) removed(ctx context.Context, dir int, name string) error {
-	return removeTree(ctx, dir, name, &c.budget, 0)
-}
-
-func removeTree(ctx context.Context, dir int, name string, budget *int, depth int) error {
-	err := unix.Unlinkat(dir, name, 0)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if !errors.Is(err, unix.EISDIR) {
-		return err
-	}
-	if depth > maxDepth {
-		return errTooDeep
-	}
-	fd, err := openBelow(dir, name)
-	if err != nil {
-		return err
-	}
-	d := &upperDir{fd: fd, path: name}
-	defer d.close()
-	err = d.each(ctx, budget, func(e *entry) error { return removeTree(ctx, fd, e.name, budget, depth+1) })
-	if err != nil {
-		return err
-	}
-	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 }

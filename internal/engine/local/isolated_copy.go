@@ -78,16 +78,16 @@ func (c *committer) symlink(ctx context.Context, upper *upperDir, lower int, e *
 // put moves a complete file to its place, or removes it when making it failed.
 func (c *committer) put(ctx context.Context, dir int, temp, name string, err error) error {
 	if err == nil {
-		err = unix.Renameat(dir, temp, dir, name)
+		err = replace(dir, temp, name)
 	}
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {
 		// A directory was there before.
 		if err = c.removed(ctx, dir, name); err == nil {
-			err = unix.Renameat(dir, temp, dir, name)
+			err = replace(dir, temp, name)
 		}
 	}
 	if err != nil {
-		_ = unix.Unlinkat(dir, temp, 0)
+		_ = unlink(dir, temp, 0) // err is what matters
 	}
 	return err
 }

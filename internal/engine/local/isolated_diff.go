@@ -21,11 +21,14 @@ const (
 	// maxChanges bounds a diff's list, and maxSkipped a commit's.
 	maxChanges = 10_000
 	maxSkipped = 1_000
+	// maxListed bounds the text of either list, in bytes. JSON may need six
+	// times as many.
+	maxListed = 4 << 20
 	// maxEntries bounds what is looked at for one answer.
 	maxEntries = 2_000_000
-	// maxDepth bounds how deep directories may lie in each other: each is an
-	// open descriptor.
-	maxDepth = 256
+	// maxDepth bounds how deep directories may lie in each other: each is up to
+	// three open descriptors.
+	maxDepth = 100
 	// opaqueXattr marks a directory of an upper layer that hides what is beneath
 	// it (Documentation/filesystems/overlayfs.rst).
 	opaqueXattr = "trusted.overlay.opaque"
@@ -87,6 +90,15 @@ func (d *upperDir) open(name string) (*upperDir, error) {
 	return newUpperDir(fd, path.Join(d.path, name)), nil
 }
 
+// join is the path of an entry in the session, unless that is too long to be
+// used: relative to an open directory, paths of any length can be made.
+func (d *upperDir) join(name string) (string, error) {
+	if len(d.path)+1+len(name) >= unix.PathMax {
+		return "", fmt.Errorf("%w: one in %q", errTooLong, d.path)
+	}
+	return path.Join(d.path, name), nil
+}
+
 // each calls f for what is in the directory, in the order of the filesystem.
 // budget bounds how many that are, over many calls.
 func (d *upperDir) each(ctx context.Context, budget *int, f func(*entry) error) error {
@@ -124,7 +136,8 @@ func (d *upperDir) each(ctx context.Context, budget *int, f func(*entry) error) 
 
 var (
 	errTooManyEntries = fmt.Errorf("the session has more than %d changed files", maxEntries)
-	errTooDeep        = fmt.Errorf("the session's directories lie more than %d deep in each other", maxDepth)
+	errTooDeep        = fmt.Errorf("directories lie more than %d deep in each other", maxDepth)
+	errTooLong        = fmt.Errorf("there are paths of %d bytes or more, which no program can use as they are", unix.PathMax)
 	errEnough         = errors.New("the list is full")
 )
 
@@ -133,6 +146,7 @@ type differ struct {
 	base   uint32 // the host id of the sandbox's root
 	budget int
 	list   []isolated.Change
+	listed int // bytes of paths in list
 }
 
 func (a *isolatedAPI) diff(w http.ResponseWriter, r *http.Request) error {
@@ -141,6 +155,11 @@ func (a *isolatedAPI) diff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer is.begin()()
+	leave, err := a.s.isolation.walks.take(r.Context(), maxWalks)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	d := &differ{base: a.s.base, budget: maxEntries}
 	answer := isolated.Diff{Session: is.record.ID, Changes: []isolated.Change{}}
 	err = a.eachOverlay(is, func(m isolated.Mount, upper *upperDir) error {
@@ -167,7 +186,7 @@ func (a *isolatedAPI) diff(w http.ResponseWriter, r *http.Request) error {
 
 // treeError explains what keeps a session's copies from being read.
 func treeError(err error) error {
-	if errors.Is(err, errTooDeep) || errors.Is(err, errTooManyEntries) {
+	if errors.Is(err, errTooDeep) || errors.Is(err, errTooLong) || errors.Is(err, errTooManyEntries) {
 		return web.Errorf(http.StatusUnprocessableEntity, web.CodeNotSupported, "%v; take what is needed from it with the file routes", err)
 	}
 	return err
@@ -208,15 +227,19 @@ func (a *isolatedAPI) eachOverlay(is *isolatedSession, f func(isolated.Mount, *u
 // compare lists what is in upper; lower is what it covers, -1 for nothing.
 func (d *differ) compare(ctx context.Context, upper *upperDir, lower, depth int) error {
 	if depth > maxDepth {
-		return errTooDeep
+		return fmt.Errorf("%w: %q", errTooDeep, upper.path)
 	}
 	if upper.opaque {
 		lower = -1
 	}
 	return upper.each(ctx, &d.budget, func(e *entry) error {
+		p, err := upper.join(e.name)
+		if err != nil {
+			return err
+		}
 		var old unix.Stat_t
 		exists := lower >= 0 && unix.Fstatat(lower, e.name, &old, unix.AT_SYMLINK_NOFOLLOW) == nil
-		c := isolated.Change{Path: path.Join(upper.path, e.name), Kind: isolated.Added, Type: e.kind()}
+		c := isolated.Change{Path: p, Kind: isolated.Added, Type: e.kind()}
 		if exists {
 			c.Kind = isolated.Modified
 		}
@@ -260,11 +283,12 @@ func (d *differ) directory(ctx context.Context, upper *upperDir, lower int, e *e
 }
 
 func (d *differ) add(c isolated.Change) error {
-	if len(d.list) >= maxChanges {
-		return errEnough
-	}
 	// Names are bytes; JSON is text.
 	c.Path = strings.ToValidUTF8(c.Path, "\uFFFD")
+	if len(d.list) >= maxChanges || d.listed+len(c.Path) > maxListed {
+		return errEnough
+	}
+	d.listed += len(c.Path)
 	d.list = append(d.list, c)
 	return nil
 }

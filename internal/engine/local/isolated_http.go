@@ -256,7 +256,7 @@ func (a *isolatedAPI) delete(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := a.e.endIsolated(r.Context(), a.s, is); err != nil {
-		a.s.isolation.put(is) // so that it can be tried again
+		a.s.isolation.giveBack(is)
 		return err
 	}
 	w.WriteHeader(http.StatusOK)

@@ -2,14 +2,25 @@ package local
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
+	"github.com/paddock-sandbox/paddock/internal/execd/isolated"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -80,4 +91,171 @@ func isolatedCall(t *testing.T, e *Engine, id, method, path, body string) (int, 
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// What is mounted in the sandbox stays mounted, whatever a session made of the
+// place beneath.
+func TestIsolatedCommitKeepsMounts(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	run(t, e, id, "mkdir -p /work/gone/deep /work/dir; cd /work; for f in changed removed linked gone/deep/file madedir free; do echo old > $f; done; echo mounted > /mounted; mkdir /mounteddir; touch /mounteddir/theirs")
+	s := findShell(t, e, id)
+	mount := func(what, where string) {
+		t.Helper()
+		out, err := exec.Command("nsenter", "-t", strconv.Itoa(s.pid), "-m", "mount", "--bind", what, where).CombinedOutput()
+		if err != nil {
+			t.Fatalf("mounting %s: %v: %s", where, err, out)
+		}
+	}
+	files := []string{"/work/changed", "/work/removed", "/work/linked", "/work/gone/deep/file", "/work/madedir"}
+	for _, f := range files {
+		mount("/mounted", f)
+	}
+	mount("/mounteddir", "/work/dir")
+	session := newIsolatedSession(t, e, id, `{"workspace":{"path":"/work"}}`)
+	code := "echo new > changed; rm removed; ln -sf x linked; rm -r gone; rm madedir; mkdir madedir; echo new > madedir/f; echo new > dir/f; echo new > free"
+	if status, body := isolatedCall(t, e, id, "POST", session+"/run", `{"code":"`+code+`"}`); status != http.StatusOK || strings.Contains(body, `"error"`) {
+		t.Fatalf("run: status %d: %s", status, body)
+	}
+	status, body := isolatedCall(t, e, id, "POST", session+"/commit", "")
+	if status != http.StatusOK {
+		t.Fatalf("commit: status %d: %s", status, body)
+	}
+	var answer isolated.Commit
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		t.Fatal(err)
+	}
+	skipped := map[string]string{}
+	for _, sk := range answer.Skipped {
+		skipped[sk.Path] = sk.Reason
+	}
+	for _, p := range []string{"/work/changed", "/work/removed", "/work/linked", "/work/gone", "/work/madedir", "/work/dir"} {
+		if skipped[p] != errMounted.Error() {
+			t.Errorf("%s: the reason is %q", p, skipped[p])
+		}
+	}
+	if len(skipped) != 6 || answer.Committed != 1 {
+		t.Errorf("the answer is %s", body)
+	}
+	if out, _ := run(t, e, id, "cat "+strings.Join(files, " ")+"; ls -A /work/dir; ls -A /mounteddir; cat /work/free; ls -A /work | grep commit"); out != strings.Repeat("mounted\n", len(files))+"theirs\ntheirs\nnew" {
+		t.Errorf("the sandbox has %q", out)
+	}
+}
+
+// Who waits for a turn waits no longer than the request.
+func TestIsolatedTurns(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	session := newIsolatedSession(t, e, id, `{"workspace":{"path":"/work"}}`)
+	a := &isolatedAPI{e: e, s: findShell(t, e, id)}
+	is := a.s.isolation.find(strings.TrimPrefix(session, "session/"))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	call := func(ctx context.Context, f func(http.ResponseWriter, *http.Request) error) error {
+		r := httptest.NewRequestWithContext(ctx, "POST", "/", nil)
+		r.SetPathValue("session", is.record.ID)
+		return f(httptest.NewRecorder(), r)
+	}
+	hold := func(turns *turns, n int) (free func()) {
+		var leave []func()
+		for range n {
+			f, err := turns.take(t.Context(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave = append(leave, f)
+		}
+		return func() {
+			for _, f := range leave {
+				f()
+			}
+		}
+	}
+	free := hold(&a.s.isolation.walks, maxWalks)
+	for _, f := range []func(http.ResponseWriter, *http.Request) error{a.diff, a.commit} {
+		if err := call(ended, f); !errors.Is(err, context.Canceled) {
+			t.Errorf("with all walks taken: %v", err)
+		}
+	}
+	free()
+	free = hold(&is.applying, 1)
+	if err := call(ended, a.commit); !errors.Is(err, context.Canceled) {
+		t.Errorf("while another one commits: %v", err)
+	}
+	if err := call(t.Context(), a.diff); err != nil {
+		t.Errorf("comparing while another one commits: %v", err)
+	}
+	free()
+	for range maxWalks + 1 {
+		for _, f := range []func(http.ResponseWriter, *http.Request) error{a.diff, a.commit} {
+			if err := call(t.Context(), f); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// An idle session that can't be ended is not forgotten.
+func TestIsolatedIdleIsTriedAgain(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	session := newIsolatedSession(t, e, id, `{"workspace":{"path":"/work"},"idle_timeout_seconds":3600}`)
+	s := findShell(t, e, id)
+	is := s.isolation.find(strings.TrimPrefix(session, "session/"))
+	stuck := filepath.Join(is.dir, "stuck")
+	if err := os.Mkdir(stuck, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", stuck, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(stuck, unix.MNT_DETACH) })
+	is.mu.Lock()
+	is.used = time.Now().Add(-2 * time.Hour)
+	is.mu.Unlock()
+	e.endIdle(s, is)
+	if s.isolation.find(is.record.ID) != is {
+		t.Fatal("the session was forgotten")
+	}
+	if _, body := isolatedCall(t, e, id, "GET", session, ""); !strings.Contains(body, isolated.Dead) {
+		t.Errorf("its state is %s", body)
+	}
+	if err := unix.Unmount(stuck, 0); err != nil {
+		t.Fatal(err)
+	}
+	e.endIdle(s, is)
+	if s.isolation.find(is.record.ID) != nil {
+		t.Error("the session is still there")
+	}
+	if _, err := os.Stat(is.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+	// One that is given back after the sandbox has gone stays away.
+	s.isolation.close()
+	if s.isolation.giveBack(is) || len(s.isolation.all()) > 0 {
+		t.Error("it was put back into a sandbox that ends")
+	}
+}
+
+func findShell(t *testing.T, e *Engine, id string) *shell {
+	t.Helper()
+	s, err := e.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newIsolatedSession makes a session, and returns its path.
+func newIsolatedSession(t *testing.T, e *Engine, id, settings string) string {
+	t.Helper()
+	status, body := isolatedCall(t, e, id, "POST", "session", settings)
+	if status != http.StatusCreated {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	var created isolated.Created
+	if err := json.Unmarshal([]byte(body), &created); err != nil {
+		t.Fatal(err)
+	}
+	return "session/" + created.ID
 }
