@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+
+	"github.com/paddock-sandbox/paddock/internal/rmtree"
 )
 
 // trash removes directories in the background: a sandbox may hold a million
@@ -20,10 +22,17 @@ type trash struct {
 	queue  []string
 	closed bool
 	wg     sync.WaitGroup
+	// turn is held by who removes: a tree is removed by one at a time.
+	turn chan struct{}
+	// ctx ends with close. It may take long to remove a tree, and the next
+	// start removes what is left of it.
+	ctx  context.Context
+	stop context.CancelFunc
 }
 
 func newTrash(e *Engine) *trash {
-	t := &trash{e: e}
+	t := &trash{e: e, turn: make(chan struct{}, 1)}
+	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.wake = sync.NewCond(&t.mu)
 	if left, err := os.ReadDir(e.in.trashDir()); err == nil {
 		for _, d := range left {
@@ -65,12 +74,22 @@ func (t *trash) run() {
 		dir := t.queue[0]
 		t.queue = t.queue[1:]
 		t.mu.Unlock()
-		// Beneath here nothing runs any more, and RemoveAll follows no
-		// symlink.
-		if err := os.RemoveAll(dir); err != nil {
+		if err := t.remove(t.ctx, dir); err != nil && t.ctx.Err() == nil {
 			t.e.log.Error("emptying the trash", "path", dir, "error", err)
 		}
 	}
+}
+
+// remove removes a tree of the trash. Nothing runs any more in there, and what
+// did has made the tree as it liked.
+func (t *trash) remove(ctx context.Context, dir string) error {
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-t.turn }()
+	return rmtree.Remove(ctx, dir)
 }
 
 // drain waits until the trash is empty or ctx ends.
@@ -81,17 +100,16 @@ func (t *trash) drain(ctx context.Context) error {
 			return err
 		}
 		for _, d := range left {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err := os.RemoveAll(filepath.Join(t.e.in.trashDir(), d.Name())); err != nil {
+			if err := t.remove(ctx, filepath.Join(t.e.in.trashDir(), d.Name())); err != nil {
 				return err
 			}
 		}
 	}
 }
 
+// close ends the removing; the next start continues it.
 func (t *trash) close() {
+	t.stop()
 	t.mu.Lock()
 	t.closed = true
 	t.wake.Signal()
