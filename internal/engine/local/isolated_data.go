@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/engine/local/disk"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
+	"github.com/paddock-sandbox/paddock/internal/rmtree"
 )
 
 // isolatedData is the directory of all sessions' copies in a sandbox's data: on
@@ -81,8 +83,8 @@ func (e *Engine) dropUppers(s *shell, is *isolatedSession) error {
 		return err
 	}
 	defer unix.Close(root)
-	// RemoveAll follows no symlink.
-	return os.RemoveAll(filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), isolatedData, is.record.short()))
+	// No deadline: what is left would count against the disk's limit.
+	return rmtree.RemoveAt(context.Background(), root, filepath.Join(isolatedData, is.record.short()))
 }
 
 // openSandboxPath opens a directory of the sandbox as its processes see it. No
