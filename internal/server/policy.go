@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	maxWord   = 32 // of an action or a mode, in bytes
 	maxTarget = 1024
 	// headerPolicyVersion carries the version of the policy in an answer; a
 	// change may demand it with If-Match.
@@ -56,7 +57,7 @@ func (d *decoder) networkPolicy(v *value) *policy.Policy {
 	d.only(v, "defaultAction", "egress")
 	var p policy.Policy
 	if a := d.member(v, "defaultAction"); a != nil {
-		p.DefaultAction = policy.Action(d.textOf(a, bytesRule{max: maxShown}))
+		p.DefaultAction = policy.Action(d.textOf(a, bytesRule{max: maxWord}))
 	}
 	if list := d.member(v, "egress"); list != nil && d.is(list, kindArray) {
 		p.Egress = d.rules(list)
@@ -89,7 +90,7 @@ func (d *decoder) rules(list *value) []policy.Rule {
 		}
 		d.only(v, "action", "target", "http")
 		rules = append(rules, policy.Rule{
-			Action: policy.Action(d.required(v, "action", bytesRule{max: maxShown})),
+			Action: policy.Action(d.required(v, "action", bytesRule{max: maxWord})),
 			Target: d.required(v, "target", bytesRule{max: maxTarget}),
 			HTTP:   d.ruleHTTP(v),
 		})
@@ -107,7 +108,7 @@ func (d *decoder) ruleHTTP(rule *value) *policy.HTTP {
 	h.Methods = d.texts(v, "methods")
 	h.Paths = d.texts(v, "paths")
 	if m := d.member(v, "mode"); m != nil {
-		h.Mode = policy.Mode(d.textOf(m, bytesRule{max: maxShown}))
+		h.Mode = policy.Mode(d.textOf(m, bytesRule{max: maxWord}))
 	}
 	return h
 }
