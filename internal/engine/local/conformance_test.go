@@ -38,22 +38,25 @@ func conformingHost(t *testing.T, h *host) enginetest.Host {
 			}
 			return e
 		},
-		Leftovers: func(t *testing.T, id string) []string {
-			// The kernel removes a network namespace, and init reaps the
-			// dead, in their own time.
-			deadline := time.Now().Add(10 * time.Second)
-			for {
-				left := leftovers(t, h, id)
-				if len(left) == 0 || time.Now().After(deadline) {
-					return left
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-		},
+		Leftovers: func(t *testing.T, id string) []string { return lasting(t, h, id) },
 	}
 }
 
-// leftovers names what the host has of a sandbox.
+// lasting names what the host keeps of a sandbox. The kernel removes a network
+// namespace, and init reaps the dead, in their own time.
+func lasting(t *testing.T, h *host, id string) []string {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		left := leftovers(t, h, id)
+		if len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// leftovers names what the host has of a sandbox now.
 func leftovers(t *testing.T, h *host, id string) []string {
 	t.Helper()
 	var found []string

@@ -120,7 +120,7 @@ func TestRuntimeIsChangedUnderSandboxes(t *testing.T) {
 	if err := e.Remove(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if left := leftovers(t, h, id); len(left) > 0 {
+	if left := lasting(t, h, id); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
 }
