@@ -295,8 +295,7 @@ type NamedVolume struct {
 type NetworkAction = string
 
 // NetworkPolicy Which destinations are allowed and which are denied. The first rule that
-// matches decides, and the default action when none does. A missing action
-// is deny.
+// matches decides, and the default action when none does.
 type NetworkPolicy struct {
 	// DefaultAction `allow` or `deny`, in any case of letters; deny when it is empty.
 	DefaultAction NetworkAction `json:"defaultAction,omitempty,omitzero"`
@@ -309,8 +308,7 @@ type NetworkPolicyStatus struct {
 	Mode            NetworkPolicyStatusMode            `json:"mode"`
 
 	// Policy Which destinations are allowed and which are denied. The first rule that
-	// matches decides, and the default action when none does. A missing action
-	// is deny.
+	// matches decides, and the default action when none does.
 	Policy NetworkPolicy `json:"policy"`
 
 	// Reason What was special about the change.
