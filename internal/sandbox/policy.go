@@ -120,11 +120,8 @@ func (m *Manager) SetPolicy(ctx context.Context, id string, version int64, edit 
 	defer cancel()
 	old, changed := e.load(), false
 	next, err := e.update(func(s *Sandbox) error {
-		if s.Status.State == Stopping {
-			return errStopping(s)
-		}
-		if s.Status.State.Ended() {
-			return Errorf(KindConflict, CodeNotRunning, "Sandbox %q is %s (%s) and reaches nothing any more.", s.ID, s.Status.State, s.Status.Reason)
+		if err := refusePolicy(s); err != nil {
+			return err
 		}
 		if version >= 0 && version != s.PolicyVersion {
 			return Errorf(KindConflict, CodePolicyVersion, "The network policy of sandbox %q has version %d, not %d: somebody changed it. Read it again, then repeat the change.", s.ID, s.PolicyVersion, version)

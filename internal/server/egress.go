@@ -1,13 +1,14 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 	"github.com/paddock-sandbox/paddock/internal/vault"
 )
@@ -78,16 +79,9 @@ func (s *Server) credentialVault(w *recorder, r *http.Request, sb *sandbox.Sandb
 		http.Error(w, "the path is not well-formed", http.StatusBadRequest)
 		return w.status
 	}
-	v := &vault.API{Vaults: s.opts.Vaults, Sandbox: sb.ID, AllowInsecure: s.opts.PlainCredentials,
-		Rules: func() []policy.Rule {
-			now, err := s.manager.Get(sb.ID)
-			if err != nil || now.Spec.NetworkPolicy == nil {
-				return nil
-			}
-			return now.Spec.NetworkPolicy.Egress
-		}}
-	if !sb.Spec.CredentialProxy {
-		v.Refused = "this sandbox was made without credentialProxy, so nothing would use its credentials; make one with it"
+	v := &vault.API{Vaults: s.opts.Vaults, Sandbox: sb.ID, AllowInsecure: s.opts.PlainCredentials, Hold: s.holdPolicy(sb.ID)}
+	if sb.Spec.NetworkPolicy == nil {
+		v.Refused = "this sandbox has no network policy, so no host is allowed for which it could have credentials; give it a policy with a rule for the host"
 	}
 	inner := *r
 	inner.URL = to
@@ -95,11 +89,21 @@ func (s *Server) credentialVault(w *recorder, r *http.Request, sb *sandbox.Sandb
 	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
 	_ = rc.SetWriteDeadline(time.Now().Add(readTimeout + writeTimeout))
 	v.ServeHTTP(w, &inner)
-	if _, err := s.manager.Get(sb.ID); err != nil {
-		// Deleted meanwhile, perhaps before these credentials were stored.
-		if err := s.opts.Vaults.Remove(sb.ID); err != nil {
-			s.log.Error("the credentials of a deleted sandbox could not be removed", "sandbox", sb.ID, "error", err)
-		}
-	}
 	return w.status
+}
+
+// holdPolicy keeps the policy of a sandbox as it is during a change of its
+// vault, and the sandbox from being deleted: no binding can outlive the rule that
+// it stands on, and no vault its sandbox.
+func (s *Server) holdPolicy(id string) func(context.Context, func(context.Context, vault.Ground) error) error {
+	return func(ctx context.Context, change func(context.Context, vault.Ground) error) error {
+		err := s.manager.HoldPolicy(ctx, id, func(ctx context.Context, h *sandbox.HeldPolicy) error {
+			return change(ctx, vault.Ground{Rules: orOpen(h.Sandbox.Spec.NetworkPolicy).Egress, Ready: h.Trust})
+		})
+		var known *sandbox.Error
+		if errors.As(err, &known) && known.Kind != sandbox.KindInternal {
+			return &vault.Error{Status: kindStatus[known.Kind], Message: known.Message}
+		}
+		return err
+	}
 }

@@ -51,6 +51,7 @@ type manager struct {
 	renewals []string
 	state    sandbox.State // of new sandboxes
 	fail     error         // of every call that can fail
+	trust    error         // of telling a sandbox whom to trust
 	panics   atomic.Bool
 	replay   bool
 	waited   func(ctx context.Context) error
@@ -153,6 +154,16 @@ func (m *manager) PatchMetadata(_ context.Context, id string, patch map[string]*
 }
 
 func (m *manager) EnforcesPolicies() bool { return true }
+
+func (m *manager) HoldPolicy(ctx context.Context, id string, use func(context.Context, *sandbox.HeldPolicy) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.byID[id]
+	if s == nil {
+		return sandbox.ErrNotFound(id)
+	}
+	return use(ctx, &sandbox.HeldPolicy{Sandbox: s, Trust: func(context.Context) error { return m.trust }})
+}
 
 func (m *manager) SetPolicy(_ context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*sandbox.Sandbox, error) {
 	m.mu.Lock()

@@ -151,7 +151,16 @@ func TestCredentialVault(t *testing.T) {
 	call("DELETE", "/credential-vault", "").is(204, "")
 	call("PUT", "/policy", `{}`).is(200, "")
 
-	// One that was made without.
+	// What can't be told whom to trust gets no credential, and is asked only if
+	// there is one to use.
+	f.m.trust = sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotTrusted, "it is paused")
+	call("POST", "/credential-vault", strings.ReplaceAll(someVault, "pypi.org", "nowhere.example")).is(400, "").holds("nowhere.example")
+	call("PATCH", "/policy", `[{"action":"allow","target":"pypi.org"}]`).is(200, "")
+	call("POST", "/credential-vault", someVault).is(409, "").holds("it is paused")
+	call("GET", "/credential-vault", "").is(404, "")
+	call("POST", "/credential-vault", `{"credentials":[],"bindings":[]}`).is(201, "")
+
+	// One that reaches nothing by a rule.
 	f.m.put("sb", sandbox.Running)
-	f.call("POST", "/v1/sandboxes/sb/proxy/18080/credential-vault", someVault, "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(412, "").holds("credentialProxy")
+	f.call("POST", "/v1/sandboxes/sb/proxy/18080/credential-vault", someVault, "OPENSANDBOX-EGRESS-AUTH", "egress-of-sb").is(412, "").holds("network policy")
 }

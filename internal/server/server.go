@@ -41,6 +41,7 @@ type Manager interface {
 	RemoveVolume(ctx context.Context, name string) error
 	Stats() sandbox.ManagerStats
 	EnforcesPolicies() bool
+	HoldPolicy(ctx context.Context, id string, use func(context.Context, *sandbox.HeldPolicy) error) error
 	SetPolicy(ctx context.Context, id string, version int64, edit func(*policy.Policy) (*policy.Policy, error)) (*sandbox.Sandbox, error)
 }
 
@@ -60,9 +61,8 @@ type Options struct {
 	Manager Manager
 	// Images may be nil; the image routes then answer 501.
 	Images Images
-	// Vaults keep the credentials of sandboxes that were made with
-	// credentialProxy. They may be nil; such creates are then refused, and the
-	// credential routes answer 501.
+	// Vaults keep the credentials of sandboxes. They may be nil; creates with
+	// credentialProxy are then refused, and the credential routes answer 501.
 	Vaults *vault.Vaults
 	// PlainCredentials takes credentials over plain HTTP from other machines,
 	// for a server behind a proxy that has TLS.

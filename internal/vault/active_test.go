@@ -145,7 +145,7 @@ func TestPatchProperty(t *testing.T) {
 		dir := t.TempDir()
 		v := openTest(t, dir)
 		ctx := t.Context()
-		if _, err := v.Create(ctx, "sb", &CreateRequest{}, nil); err != nil {
+		if _, err := v.Create(ctx, "sb", &CreateRequest{}, Ground{}); err != nil {
 			rt.Fatal(err)
 		}
 		model, revision := map[string]string{}, int64(1)
@@ -169,7 +169,7 @@ func TestPatchProperty(t *testing.T) {
 				expected := revision + int64(rapid.IntRange(0, 1).Draw(rt, "off"))
 				req.ExpectedRevision = &expected
 				ok = ok && expected == revision
-				s, err := v.Patch(ctx, "sb", &req, nil)
+				s, err := v.Patch(ctx, "sb", &req, Ground{})
 				if (err == nil) != ok {
 					rt.Fatalf("%s %q: %v", op, name, err)
 				}

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -9,8 +10,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-
-	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 // maxBody is the limit of a request's body (behaviour.md 14).
@@ -26,8 +25,10 @@ const Prefix = "/credential-vault"
 type API struct {
 	Vaults  *Vaults
 	Sandbox string
-	// Rules returns the rules of the sandbox's policy now, normalised.
-	Rules func() []policy.Rule
+	// Hold calls change with what a change of the vault stands on, and sees to
+	// it that this stays so until change returns. It answers change's error, or
+	// one of its own.
+	Hold func(ctx context.Context, change func(context.Context, Ground) error) error
 	// Refused, when not empty, says why this sandbox can have no vault: writes
 	// answer 412 with it.
 	Refused string
@@ -76,16 +77,18 @@ func (a *API) root(w http.ResponseWriter, r *http.Request) {
 			a.fail(w, err)
 			return
 		}
-		s, err := a.Vaults.Create(r.Context(), a.Sandbox, &req, a.Rules())
-		a.answer(w, http.StatusCreated, s, err)
+		a.change(w, r, http.StatusCreated, func(ctx context.Context, on Ground) (*State, error) {
+			return a.Vaults.Create(ctx, a.Sandbox, &req, on)
+		})
 	case http.MethodPatch:
 		var req PatchRequest
 		if err := decode(w, r, &req); err != nil {
 			a.fail(w, err)
 			return
 		}
-		s, err := a.Vaults.Patch(r.Context(), a.Sandbox, &req, a.Rules())
-		a.answer(w, http.StatusOK, s, err)
+		a.change(w, r, http.StatusOK, func(ctx context.Context, on Ground) (*State, error) {
+			return a.Vaults.Patch(ctx, a.Sandbox, &req, on)
+		})
 	case http.MethodDelete:
 		if err := a.Vaults.Delete(a.Sandbox); err != nil {
 			a.fail(w, err)
@@ -96,6 +99,16 @@ func (a *API) root(w http.ResponseWriter, r *http.Request) {
 		s, err := a.Vaults.State(a.Sandbox)
 		a.answer(w, http.StatusOK, s, err)
 	}
+}
+
+// change makes a change of the vault while what it stands on is held.
+func (a *API) change(w http.ResponseWriter, r *http.Request, status int, make func(context.Context, Ground) (*State, error)) {
+	var s *State
+	err := a.Hold(r.Context(), func(ctx context.Context, on Ground) (err error) {
+		s, err = make(ctx, on)
+		return err
+	})
+	a.answer(w, status, s, err)
 }
 
 // mayWrite checks what must hold before a value travels.

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -32,8 +33,15 @@ func openTest(t testing.TB, dir string) *Vaults {
 	return v
 }
 
+// standing holds rules that never change.
+func standing(rules []policy.Rule) func(context.Context, func(context.Context, Ground) error) error {
+	return func(ctx context.Context, change func(context.Context, Ground) error) error {
+		return change(ctx, Ground{Rules: rules})
+	}
+}
+
 func testAPI(v *Vaults) *API {
-	return &API{Vaults: v, Sandbox: "sb1", Rules: func() []policy.Rule { return covering }}
+	return &API{Vaults: v, Sandbox: "sb1", Hold: standing(covering)}
 }
 
 // call makes a request from this machine.
@@ -296,7 +304,7 @@ func TestSealedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	api := testAPI(v)
-	other := &API{Vaults: v, Sandbox: "sb2", Rules: api.Rules}
+	other := &API{Vaults: v, Sandbox: "sb2", Hold: api.Hold}
 	body := vaultOf(cred("c", testValue), bind("b", hostMatch, bearerAuth))
 	for _, a := range []*API{api, other} {
 		if w := call(a, "POST", Prefix, body); w.Code != 201 {
@@ -351,7 +359,7 @@ func TestSealedFiles(t *testing.T) {
 	}
 	broken("a lost key")
 	v = openTest(t, dir)
-	third := &API{Vaults: v, Sandbox: "sb3", Rules: api.Rules}
+	third := &API{Vaults: v, Sandbox: "sb3", Hold: api.Hold}
 	if w := call(third, "POST", Prefix, body); w.Code != 500 {
 		t.Errorf("a vault with the key lost: %d %s", w.Code, w.Body)
 	}

@@ -166,19 +166,36 @@ func (v *Vaults) State(id string) (*State, error) {
 	return c.state(), nil
 }
 
-// Create makes a sandbox's vault. The rules are those of the sandbox's policy, normalised.
-func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rules []policy.Rule) (*State, error) {
+// Ground is what a change of a vault stands on. It must stay as it is until the
+// change is done.
+type Ground struct {
+	// Rules are those of the sandbox's policy, normalised.
+	Rules []policy.Rule
+	// Ready, unless nil, is called when all else is checked, and before bindings
+	// are stored. Its error refuses the change.
+	Ready func(context.Context) error
+}
+
+// check reports whether a content may be stored.
+func (g *Ground) check(ctx context.Context, c *content) error {
+	if err := c.checkCovered(g.Rules); err != nil {
+		return err
+	}
+	if g.Ready != nil && len(c.bindings) > 0 {
+		if err := g.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Create makes a sandbox's vault.
+func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, on Ground) (*State, error) {
 	if !idPattern.MatchString(id) {
 		return nil, notFound("there is no sandbox %q", id)
 	}
 	c, err := newContent(req)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.checkCovered(rules); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	e := &entry{}
@@ -191,6 +208,10 @@ func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rule
 	}
 	v.vaults[id] = e
 	v.mu.Unlock()
+	if err := on.check(ctx, c); err != nil {
+		v.drop(id, e)
+		return nil, err
+	}
 	if err := v.store(id, e, c); err != nil {
 		// It may have failed when the file was there already.
 		if rerr := durable.Remove(v.path(id)); rerr != nil {
@@ -203,7 +224,7 @@ func (v *Vaults) Create(ctx context.Context, id string, req *CreateRequest, rule
 }
 
 // Patch changes a sandbox's vault, or nothing.
-func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, rules []policy.Rule) (*State, error) {
+func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, on Ground) (*State, error) {
 	e := v.entry(id)
 	if e == nil {
 		return nil, errNoVault
@@ -227,7 +248,7 @@ func (v *Vaults) Patch(ctx context.Context, id string, req *PatchRequest, rules 
 	if err != nil {
 		return nil, err
 	}
-	if err := next.checkCovered(rules); err != nil {
+	if err := on.check(ctx, next); err != nil {
 		return nil, err
 	}
 	if err := v.store(id, e, next); err != nil {
