@@ -114,7 +114,7 @@ func TestNoBindingWithoutItsRule(t *testing.T) {
 	}
 	wg.Wait()
 	r.expectCovered()
-	r.p.onStep(nil)
+	r.p.onStep(failing(nil))
 	r.quiesce()
 	for _, outcome := range []string{"policy true", "policy false", "vault true", "vault false"} {
 		if _, ok := both.Load(outcome); !ok {
