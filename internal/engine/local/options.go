@@ -63,6 +63,9 @@ type Options struct {
 	// StartTimeout bounds the making of a shell, and the claim.
 	StartTimeout time.Duration
 	Logger       *slog.Logger
+
+	// oomSettle is the constant of that name, but in tests.
+	oomSettle time.Duration
 }
 
 func (o *Options) setDefaults() error {
@@ -98,6 +101,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.StartTimeout <= 0 {
 		o.StartTimeout = 30 * time.Second
+	}
+	if o.oomSettle <= 0 {
+		o.oomSettle = oomSettle
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

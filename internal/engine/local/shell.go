@@ -42,6 +42,8 @@ type shell struct {
 	// hookSeq is the number of the last run of a hook that was reported. Only
 	// the watcher uses it once there is one.
 	hookSeq int64
+	// ooms is what the watcher knows of kills for memory; nil before it began.
+	ooms *oomTrack
 	// token is what execd demands after the claim.
 	token string
 	// over is closed when nothing more is written to the log.

@@ -34,6 +34,14 @@ func (e *Engine) watch(s *shell) {
 
 // awaitEnd returns false when the sandbox was taken away meanwhile.
 func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
+	ooms, err := trackOOM(s.group, e.opts.oomSettle)
+	if err != nil && e.owns(s) {
+		e.log.Warn("kills by memory that a sandbox outlives go unnoticed; an end by SIGKILL after one will be explained with it", "sandbox", s.id, "error", err)
+	}
+	defer ooms.end()
+	e.mu.Lock()
+	s.ooms = ooms
+	e.mu.Unlock()
 	retry := watchRetryMin
 	conn := s.conn
 	for {
@@ -47,7 +55,7 @@ func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
 				continue
 			}
 			if aerr == nil {
-				return e.explainExit(s, status.Code, status.Signal), e.owns(s)
+				return explainExit(s, ooms, status.Code, status.Signal), e.owns(s)
 			}
 			conn.Close()
 			err = aerr
@@ -56,7 +64,7 @@ func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
 			return sandbox.Exit{}, false
 		}
 		if ended(s.pidfd) {
-			exit := e.explainExit(s, -1, 0)
+			exit := explainExit(s, ooms, -1, 0)
 			exit.ExecdLost = true
 			return exit, e.owns(s)
 		}
@@ -101,17 +109,6 @@ func (e *Engine) owns(s *shell) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.live[s.id] == s
-}
-
-// explainExit adds what only the host knows.
-func (e *Engine) explainExit(s *shell, code, signal int) sandbox.Exit {
-	exit := sandbox.Exit{ID: s.id, Code: code, Signal: signal}
-	if signal == int(unix.SIGKILL) || code == 128+int(unix.SIGKILL) || code < 0 {
-		if n, err := s.group.OOMKills(); err == nil && n > 0 {
-			exit.OutOfMemory = true
-		}
-	}
-	return exit
 }
 
 // ended reports whether the process of a pidfd has ended.

@@ -185,19 +185,6 @@ func (g *Group) Usage() (Usage, error) {
 	return u, nil
 }
 
-// OOMKills is how many processes of the group the kernel has killed because a
-// memory limit was reached. Zero without a memory controller.
-func (g *Group) OOMKills() (int64, error) {
-	d := g.p.memory
-	if d == nil {
-		return 0, nil
-	}
-	if d.v2 {
-		return d.field(g.id+"/memory.events", "oom_kill")
-	}
-	return d.field(g.id+"/memory.oom_control", "oom_kill")
-}
-
 // Procs returns the host's ids of the processes in the group and in groups
 // below it.
 func (g *Group) Procs() ([]int, error) {

@@ -41,7 +41,8 @@ type Parent struct {
 	granting bool
 
 	mu     sync.Mutex
-	events *watcher // made on first use
+	events *watcher    // made on first use
+	ooms   *oomWatcher // made on first use, with v1 only
 	closed bool
 }
 
@@ -279,6 +280,9 @@ func (p *Parent) Close() {
 	p.closed = true
 	if p.events != nil {
 		p.events.close()
+	}
+	if p.ooms != nil {
+		p.ooms.close()
 	}
 	for _, d := range p.dirs {
 		d.close()

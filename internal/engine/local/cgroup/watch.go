@@ -23,7 +23,14 @@ func (p *Parent) await(ctx context.Context, id string, done func(events []byte) 
 	if err != nil {
 		return err
 	}
-	changed, stop, err := w.watch(filepath.Join(p.unified.path, name))
+	// Changes in quick succession are one.
+	changed := make(chan struct{}, 1)
+	stop, err := w.watch(filepath.Join(p.unified.path, name), func() {
+		select {
+		case changed <- struct{}{}:
+		default: // a change is waiting to be seen already
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -67,23 +74,26 @@ type watcher struct {
 	f *os.File
 
 	mu    sync.Mutex
-	waits map[int32]map[chan struct{}]struct{} // by watch descriptor
+	waits map[int32]map[*wait]struct{} // by watch descriptor
 }
+
+// wait is one who waits for changes of a file.
+type wait struct{ wake func() }
 
 func newWatcher() (*watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
-	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), waits: map[int32]map[chan struct{}]struct{}{}}
+	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), waits: map[int32]map[*wait]struct{}{}}
 	go w.run()
 	return w, nil
 }
 
-// watch returns a channel that gets a value after each change of the file;
-// changes in quick succession are one. stop must be called.
-func (w *watcher) watch(path string) (changed <-chan struct{}, stop func(), err error) {
-	c := make(chan struct{}, 1)
+// watch has wake called after each change of the file, and for nothing at times.
+// wake must not wait, nor call the watcher. stop must be called.
+func (w *watcher) watch(path string, wake func()) (stop func(), err error) {
+	c := &wait{wake}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var added int
@@ -93,17 +103,17 @@ func (w *watcher) watch(path string) (changed <-chan struct{}, stop func(), err 
 		return err
 	})
 	if err != nil {
-		return nil, nil, &os.PathError{Op: "inotify_add_watch", Path: path, Err: err}
+		return nil, &os.PathError{Op: "inotify_add_watch", Path: path, Err: err}
 	}
 	wd := int32(added)
 	if w.waits[wd] == nil {
-		w.waits[wd] = map[chan struct{}]struct{}{}
+		w.waits[wd] = map[*wait]struct{}{}
 	}
 	w.waits[wd][c] = struct{}{}
-	return c, func() { w.unwatch(wd, c) }, nil
+	return func() { w.unwatch(wd, c) }, nil
 }
 
-func (w *watcher) unwatch(wd int32, c chan struct{}) {
+func (w *watcher) unwatch(wd int32, c *wait) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.waits[wd], c)
@@ -168,10 +178,7 @@ func (w *watcher) dispatch(b []byte) {
 
 func (w *watcher) wake(wd int32) {
 	for c := range w.waits[wd] {
-		select {
-		case c <- struct{}{}:
-		default: // a change is waiting to be seen already
-		}
+		c.wake()
 	}
 }
 
