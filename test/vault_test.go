@@ -204,7 +204,7 @@ func TestVault(t *testing.T) {
 	if r := call(http.MethodPost, "", body); r.Status != http.StatusCreated || strings.Contains(string(r.Body), vaultValue) {
 		t.Fatalf("making the vault: %d %s", r.Status, r.Body)
 	}
-	t.Run("programs", func(t *testing.T) { testVaultPrograms(t, s, w, id) })
+	t.Run("programs", func(t *testing.T) { testVaultPrograms(t, s, w, id, true) })
 	t.Run("substitution", func(t *testing.T) {
 		s.Must(t, id, "curl -sS --data 'k={{KEY}}' 'https://"+vaultHost+"/s/x?q=%7B%7BKEY%7D%7D'")
 		if a := w.last(t); a.Body != "k=v4lue%2Fnever%2Bseen-inside" || a.Path != "/s/x?q=v4lue%2Fnever%2Bseen-inside" {
@@ -265,14 +265,13 @@ func TestVault(t *testing.T) {
 		}
 	})
 	t.Run("sdk", func(t *testing.T) { testVaultSDK(t, s, w, id) })
-	t.Run("without_credentialProxy", func(t *testing.T) {
-		other := vaultSandbox(t, s, false, "deny")
-		if r := egressCaller(t, s, other)(http.MethodPost, "", body); r.Status != http.StatusPreconditionFailed {
+	t.Run("without_policy", func(t *testing.T) {
+		sb := s.Create(t, client.CreateRequest{Image: starterImage, Entrypoint: forever})
+		if r := egressCaller(t, s, sb.ID)(http.MethodPost, "", body); r.Status != http.StatusPreconditionFailed {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
-		// A rule with conditions is reason enough to trust the authority.
-		s.Must(t, other, "test -s /etc/paddock/ca-bundle.crt")
 	})
+	t.Run("trust_on_demand", func(t *testing.T) { testTrustOnDemand(t, s, w, body) })
 	t.Run("default_allow", func(t *testing.T) {
 		// Allowed by name, where everything else is allowed too.
 		open := vaultSandbox(t, s, true, "allow")
@@ -348,7 +347,9 @@ func egressCaller(t *testing.T, s *harness.Server, id string) func(method, path,
 	}
 }
 
-func testVaultPrograms(t *testing.T, s *harness.Server, w *vaultWorld, id string) {
+// testVaultPrograms has programs use the vault of a sandbox, into which what they
+// must trust was mounted, or written while it ran.
+func testVaultPrograms(t *testing.T, s *harness.Server, w *vaultWorld, id string, mounted bool) {
 	const url = "https://" + vaultHost + "/v1/x"
 	node := `const r = await fetch("` + url + `", {method: "POST", body: "b"}); console.log(await r.text())`
 	ws := `python3 - <<'END'
@@ -397,6 +398,9 @@ END`
 		if out := s.Must(t, id, "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'"); strings.Contains(out, vaultValue) || !strings.Contains(out, "SSL_CERT_FILE=/etc/paddock/ca-bundle.crt") ||
 			!strings.Contains(out, "PIP_CERT=/mine") {
 			t.Errorf("the environment: %s", out)
+		}
+		if !mounted {
+			return
 		}
 		if _, _, code := s.Shell(t, id, "echo x >> /etc/paddock/ca.crt"); code == 0 {
 			t.Error("the certificate can be written to")

@@ -16,6 +16,7 @@ func (s *Server) hostRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+hostapi.ExitPath, answering(s.handleExit))
 	mux.HandleFunc("GET "+hostapi.DialPath, s.proxy.Tunnel)
 	mux.HandleFunc("POST "+hostapi.SyncPath, answering(handleSync))
+	mux.HandleFunc("POST "+hostapi.TrustPath, answering(s.handleTrust))
 	s.isolatedRoutes(mux)
 }
 

@@ -43,6 +43,17 @@ func (s *Store) Unhold(holder string) {
 // InUse reports whether anybody holds the image with this manifest digest.
 func (s *Store) InUse(digest string) bool { return s.index.inUse(digest) }
 
+// ByDigest returns the image with this manifest digest, or nil. Only for one
+// that is held is it certain to stay.
+func (s *Store) ByDigest(digest string) *Image {
+	s.index.mu.RLock()
+	defer s.index.mu.RUnlock()
+	if st := s.index.images[digest]; st != nil {
+		return st.image
+	}
+	return nil
+}
+
 // HoldsRestored says that whoever survived the last run of this process holds
 // its image again. Until then an image that loses its name keeps its layers,
 // because a running sandbox may stand on them, and Prune is refused. Call it

@@ -48,7 +48,7 @@ func (e *Engine) create(ctx context.Context, req sandbox.CreateRequest) (*sandbo
 		e.images.Unhold(req.ID)
 		return nil, err
 	}
-	s.token = req.Token
+	s.token, s.ownEnv = req.Token, ownTrustEnv(req.Spec)
 	volumes, err := e.claim(ctx, s, req, img, argv)
 	if err != nil {
 		e.removeVolumes(volumes)
@@ -126,6 +126,9 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	defer cancel()
 	steps := newStopwatch()
 	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest, GPUs: s.gpuNames()}
+	if e.trusts(req.Spec) {
+		st.Trust = trustMounted
+	}
 	if err := e.in.saveState(st); err != nil {
 		return nil, err
 	}

@@ -45,6 +45,9 @@ func (e *Engine) Resume(ctx context.Context, id string) error {
 		return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeResumeFailed,
 			Message: fmt.Sprintf("Sandbox %q could not be resumed: %v", id, err), Err: err}
 	}
+	if s.untold != nil {
+		e.trustAgain(ctx, s, s.untold)
+	}
 	return nil
 }
 

@@ -115,13 +115,14 @@ func (e *Engine) recoverOne(ctx context.Context, id string, recorded *sandbox.Sa
 	}
 	found := sandbox.FoundNothing
 	if recorded != nil && !recorded.Status.State.Ended() && s.pidfd >= 0 && !ended(s.pidfd) {
-		s.token, s.hookSeq = recorded.Token, recorded.HookSeq
+		s.token, s.hookSeq, s.ownEnv = recorded.Token, recorded.HookSeq, ownTrustEnv(&recorded.Spec)
 		found = e.adopt(ctx, s)
 	}
 	if found == sandbox.FoundRunning || found == sandbox.FoundPaused {
 		if err := e.restorePolicy(ctx, s, recorded.Spec.NetworkPolicy); err != nil {
 			return found, fmt.Errorf("applying the network policy of %s: %w", id, err)
 		}
+		e.trustAgain(ctx, s, recorded.Spec.NetworkPolicy)
 		return found, nil
 	}
 	keepLogs := recorded != nil

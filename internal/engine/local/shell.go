@@ -17,6 +17,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/engine/local/gpu"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
+	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
 // shell is a sandbox of this engine, claimed or not.
@@ -44,6 +45,11 @@ type shell struct {
 	hookSeq int64
 	// ooms is what the watcher knows of kills for memory; nil before it began.
 	ooms *oomTrack
+	// ownEnv are the variables of the request that trust would set.
+	ownEnv map[string]string
+	// untold is the policy for which programs still must be told to trust the
+	// authority. Calls of the engine for the sandbox use it, which don't overlap.
+	untold *policy.Policy
 	// token is what execd demands after the claim.
 	token string
 	// over is closed when nothing more is written to the log.

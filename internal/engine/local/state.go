@@ -35,6 +35,9 @@ type state struct {
 	// Loop is the number of the loop device that had the sandbox's limited
 	// disk when it was made.
 	Loop *int `json:"loop,omitempty"`
+	// Trust says how the sandbox's programs were told to trust the authority;
+	// empty when they were not.
+	Trust string `json:"trust,omitempty"`
 	// GPUs are the names of the GPUs that the sandbox has.
 	GPUs []string `json:"gpus,omitempty"`
 }

@@ -24,7 +24,8 @@ import (
 // speaks for its destinations. Its programs find that beside the roots of the
 // image in files that are mounted, read-only, from the data directory: nothing
 // of the image is changed, and nothing is written beneath the sandbox's root.
-// Environment variables say where they are.
+// Environment variables say where they are. For a sandbox that was made before
+// its connections were to be looked into see trustlate.go.
 
 const (
 	// maxRoots bounds what is read of an image's roots, in bytes. Those of
@@ -33,6 +34,8 @@ const (
 	// maxTrustStores bounds the files that are kept; they are made anew when one
 	// is needed.
 	maxTrustStores = 512
+	// javaOptions is a variable to which others add theirs.
+	javaOptions = "JAVA_TOOL_OPTIONS"
 )
 
 // rootsPaths are where distributions keep their roots, without symbolic links:
@@ -254,7 +257,7 @@ func addTrust(env, trust, asked map[string]string) {
 		if _, own := asked[k]; own {
 			continue
 		}
-		if k == "JAVA_TOOL_OPTIONS" && env[k] != "" {
+		if k == javaOptions && env[k] != "" {
 			v = env[k] + " " + v // the image's own options
 		}
 		env[k] = v

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
@@ -32,11 +34,13 @@ type Guest struct {
 	// Cwd is absolute: where commands start, and the base of relative paths.
 	Cwd string
 
-	env map[string]string
+	// env is replaced as a whole, and never changed.
+	env atomic.Pointer[map[string]string]
 	// homeGiven is false when HOME was completed from the passwd entry, and
 	// then follows the identity of each command.
 	homeGiven bool
 	envFile   sync.Once
+	adding    sync.Mutex // held by AddEnv
 }
 
 // New completes the environment. env is kept and must not be changed after.
@@ -47,7 +51,7 @@ func New(env map[string]string, id account.Identity, cwd string) *Guest {
 	if cwd == "" {
 		cwd = "/"
 	}
-	g := &Guest{Identity: id, Accounts: account.System, Cwd: cwd, env: env}
+	g := &Guest{Identity: id, Accounts: account.System, Cwd: cwd}
 	if env["PATH"] == "" {
 		env["PATH"] = DefaultPath
 	}
@@ -58,23 +62,38 @@ func New(env map[string]string, id account.Identity, cwd string) *Guest {
 	if !g.homeGiven {
 		env["HOME"] = id.Home
 	}
+	g.env.Store(&env)
 	return g
 }
 
+// AddEnv adds variables to the sandbox's environment, over those of the same
+// name. What runs already keeps what it has.
+func (g *Guest) AddEnv(more map[string]string) {
+	g.adding.Lock()
+	defer g.adding.Unlock()
+	next := maps.Clone(g.vars())
+	maps.Copy(next, more)
+	g.env.Store(&next)
+}
+
+// vars is the sandbox's environment now, to be read only.
+func (g *Guest) vars() map[string]string { return *g.env.Load() }
+
 // Getenv returns a variable of the sandbox's environment.
 func (g *Guest) Getenv(name string) (string, bool) {
-	v, ok := g.env[name]
+	v, ok := g.vars()[name]
 	return v, ok
 }
 
 // BaseEnv returns the sandbox's own environment, for the entrypoint.
-func (g *Guest) BaseEnv() []string { return list(g.env) }
+func (g *Guest) BaseEnv() []string { return list(g.vars()) }
 
 // Environ returns the environment of a command that runs as id, and its PATH.
 // Precedence: extra, then the extra environment file, then the sandbox's own.
 func (g *Guest) Environ(id account.Identity, extra map[string]string) (env []string, path string) {
-	merged := make(map[string]string, len(g.env)+len(extra)+8)
-	for k, v := range g.env {
+	own := g.vars()
+	merged := make(map[string]string, len(own)+len(extra)+8)
+	for k, v := range own {
 		merged[k] = v
 	}
 	if !g.homeGiven {
@@ -117,7 +136,8 @@ func CheckEnv(env map[string]string) error {
 // readEnvFile returns the variables of the extra environment file. The file is
 // hostile and optional: what can't be read is not there.
 func (g *Guest) readEnvFile() map[string]string {
-	path := g.env[EnvFileVar]
+	env := g.vars()
+	path := env[EnvFileVar]
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(g.Cwd, path)
 	}
@@ -135,7 +155,7 @@ func (g *Guest) readEnvFile() map[string]string {
 	if err != nil {
 		return nil
 	}
-	return parseEnvFile(string(text), func(name string) string { return g.env[name] })
+	return parseEnvFile(string(text), func(name string) string { return env[name] })
 }
 
 // makeEnvFile creates the file so that a sandbox whose user is not root can

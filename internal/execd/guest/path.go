@@ -35,7 +35,7 @@ func (g *Guest) PathAs(id account.Identity, path string) (string, error) {
 	case len(path) > maxPath:
 		return "", fmt.Errorf("%w: the path is %d bytes long, more than the %d that Linux allows", ErrPath, len(path), maxPath)
 	}
-	home := g.env["HOME"]
+	home := g.vars()["HOME"]
 	if !g.homeGiven {
 		home = id.Home
 	}
@@ -56,12 +56,13 @@ func (g *Guest) expandPath(path, home string) (string, error) {
 	if !strings.Contains(path, "$") {
 		return path, nil
 	}
+	env := g.vars()
 	var undefined string
 	out := expand(path, func(name string) string {
 		if name == "HOME" {
 			return home
 		}
-		v, ok := g.env[name]
+		v, ok := env[name]
 		if !ok && undefined == "" {
 			undefined = name
 		}
