@@ -258,9 +258,10 @@ func (c *Client) follow(ctx context.Context, id, route string, in any, read func
 }
 
 // consume passes events on until the terminal one.
-func consume(r *eventReader, out Output) (*Result, error) {
+func consume(r *eventReader, to Output) (*Result, error) {
 	res := &Result{ExitCode: -1}
-	w := newPrinter(out)
+	w := newPrinter(to)
+	var scratch []byte
 	for {
 		if !r.more() {
 			// The next event may be long in coming.
@@ -272,8 +273,10 @@ func consume(r *eventReader, out Output) (*Result, error) {
 		if err != nil {
 			return res, errors.Join(streamBroke(err), w.flush())
 		}
-		if stream, text, ok := simpleOutput(raw); ok {
-			if err := w.line(stream, text); err != nil {
+		var out piece
+		var ok bool
+		if out, scratch, ok = readOutput(raw, scratch); ok {
+			if err := w.print(out); err != nil {
 				return res, err
 			}
 			continue
@@ -285,8 +288,8 @@ func consume(r *eventReader, out Output) (*Result, error) {
 		switch ev.Type {
 		case "init":
 			res.ID = ev.Text
-			if out.OnStart != nil {
-				out.OnStart(ev.Text)
+			if to.OnStart != nil {
+				to.OnStart(ev.Text)
 			}
 		case "stdout":
 			err = w.event(stdout, &ev)

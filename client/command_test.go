@@ -119,13 +119,18 @@ func TestRunIsExact(t *testing.T) {
 }
 
 // The fast reading of an event is the same as that of the JSON decoder, or none.
-func FuzzSimpleOutput(f *testing.F) {
+func FuzzReadOutput(f *testing.F) {
 	for _, s := range []string{`{"type":"stdout","text":"a","timestamp":1}`, `{"type":"stderr","text":"\\n","timestamp":12}`,
-		`{"type":"stdout","text":"a\\"b","timestamp":1}`, `{"type":"stdout","text":"a","eol":"","timestamp":1}`, `{"type":"stdout","text":"","timestamp":}`} {
+		`{"type":"stdout","text":"a\\"b","timestamp":1}`, `{"type":"stdout","text":"a","eol":"","timestamp":1}`, `{"type":"stdout","text":"","timestamp":}`,
+		`{"type":"stdout","text":"\n","timestamp":1}`, `{"type":"stdout","text":"\t\"\u001b[1m\\","eol":"\r\n","timestamp":1}`,
+		`{"type":"stdout","text":"\u00ff\u2028","timestamp":1}`, `{"type":"stdout","text":"\\","raw":"/2E=","timestamp":1}`,
+		`{"type":"stdout","text":"` + "\ufffd" + `","eol":"","raw":"/2E=","timestamp":1}`, `{"type":"stdout","text":"a","raw":"","timestamp":1}`,
+		`{"type":"stdout","text":"a","raw":null,"timestamp":1}`, `{"type":"stdout","text":"a","raw":"/2E","timestamp":1}`,
+		`{"type":"stdout","text":"a\","raw":"/2E=","timestamp":1}`, `{"type":"stdout","text":"a","raw":"/\n2E=","timestamp":1}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		stream, text, ok := simpleOutput(raw)
+		out, _, ok := readOutput(raw, []byte("left of the last event"))
 		var ev event
 		// Where the decoder is stricter, about control characters and such, the
 		// bytes are as good as they are.
@@ -134,15 +139,33 @@ func FuzzSimpleOutput(f *testing.F) {
 		}
 		var fast, exact bytes.Buffer
 		p := newPrinter(Output{Stdout: &fast, Stderr: &fast})
-		_ = p.line(stream, text)
+		_ = p.print(out)
 		_ = p.flush()
 		p = newPrinter(Output{Stdout: &exact, Stderr: &exact})
-		_ = p.event(stream, &ev)
+		_ = p.event(out.stream, &ev)
 		_ = p.flush()
-		if ev.Type != [2]string{"stdout", "stderr"}[stream] || fast.String() != exact.String() {
+		if ev.Type != [2]string{"stdout", "stderr"}[out.stream] || fast.String() != exact.String() {
 			t.Errorf("%s: %q, want %q", raw, fast.String(), exact.String())
 		}
 	})
+}
+
+// All forms in which output usually comes are read the fast way.
+func TestReadOutput(t *testing.T) {
+	for raw, want := range map[string]string{
+		`{"type":"stdout","text":"a","timestamp":1}`:                                               "a\n",
+		`{"type":"stdout","text":"\n","timestamp":1}`:                                              "\n",
+		`{"type":"stderr","text":"\\n\t\"\u001b[1m\u0000","timestamp":1}`:                          "\\n\t\"\x1b[1m\x00\n",
+		`{"type":"stdout","text":"a","eol":"\r\n","timestamp":1}`:                                  "a\r\n",
+		`{"type":"stdout","text":"a","eol":"","timestamp":1}`:                                      "a",
+		`{"type":"stdout","text":"` + "\ufffd" + `\"a\\","raw":"/yJhXA==","timestamp":1}`:          "\xff\"a\\\n",
+		`{"type":"stdout","text":"` + "\ufffd" + `\"a\\","eol":"","raw":"/yJhXA==","timestamp":1}`: "\xff\"a\\",
+	} {
+		out, _, ok := readOutput([]byte(raw), nil)
+		if got := string(out.text) + out.eol; !ok || got != want {
+			t.Errorf("%s: %q, %v, want %q", raw, got, ok, want)
+		}
+	}
 }
 
 // Output that has come is shown, though the next event is not there yet.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"math/rand/v2"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -240,3 +241,15 @@ func BenchmarkOutput(b *testing.B) {
 type discard struct{ *httptest.ResponseRecorder }
 
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// Binary output has a line end in each 256 bytes, and half of its bytes are not
+// UTF-8.
+func BenchmarkBinaryOutput(b *testing.B) {
+	chunk := make([]byte, 64<<10)
+	rand.NewChaCha8([32]byte{}).Read(chunk)
+	b.SetBytes(int64(len(chunk)))
+	s := Open(&discard{httptest.NewRecorder()}, "id")
+	for b.Loop() {
+		s.Output(Stdout, chunk)
+	}
+}

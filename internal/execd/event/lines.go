@@ -17,6 +17,8 @@ const (
 	maxHeld = 32 << 20
 )
 
+var lf, crlf = []byte("\n"), []byte("\r\n")
+
 // held is the memory used by long unfinished lines in all streams.
 var held atomic.Int64
 
@@ -41,9 +43,9 @@ func (l *lines) feed(data []byte, emit func(text, eol []byte)) {
 			line = l.pending
 		}
 		if n := len(line); n > 0 && line[n-1] == '\r' {
-			emit(line[:n-1], []byte("\r\n"))
+			emit(line[:n-1], crlf)
 		} else {
-			emit(line, []byte("\n"))
+			emit(line, lf)
 		}
 		l.release()
 		data = data[i+1:]

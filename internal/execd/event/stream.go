@@ -147,11 +147,11 @@ type emitter = func(text, eol []byte)
 func (s *Stream) emit(f func(emit [2]emitter)) {
 	buf := buffers.Get().(*[]byte)
 	b := (*buf)[:0]
-	t := now()
+	end := appendEnd(nil, now())
 	sent := false
 	encode := func(kind string) emitter {
 		return func(text, eol []byte) {
-			b = appendOutput(b, kind, text, eol, t)
+			b = appendOutput(b, kind, text, eol, end)
 			if len(b) >= flushSize {
 				s.send(b, false)
 				b, sent = b[:0], true
