@@ -162,6 +162,7 @@ func engineOptions(cfg *config.Loaded, images *image.Store, log *slog.Logger) (l
 			PIDs:        int64(cfg.Sandbox.DefaultPIDs),
 		},
 		MinFreeBytes: int64(cfg.Storage.MinFree),
+		NoIPv6:       !cfg.Network.IPv6,
 		Logger:       log,
 	}
 	var err error

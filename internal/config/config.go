@@ -179,11 +179,15 @@ type Network struct {
 	// IPv4 range from which sandboxes get their addresses. It must not overlap
 	// a network that the machine uses.
 	Subnet string `toml:"subnet"`
+	// Give sandboxes IPv6, on a machine that has it. Their addresses are private
+	// to the machine, and translated as those of IPv4 are; the machine's IPv6
+	// forwarding is turned on for it.
+	IPv6 bool `toml:"ipv6"`
 	// Resolvers, as "address" or "address:port", that answer the questions of
 	// sandboxes. Empty means those of the machine.
 	DNSUpstreams []string `toml:"dns_upstreams"`
-	// Private ranges that sandboxes may reach, such as "10.1.2.0/24". By
-	// default they reach public addresses only.
+	// Private ranges that sandboxes may reach, such as "10.1.2.0/24" or
+	// "fd12::/48". By default they reach public addresses only.
 	AllowedRanges []string `toml:"allowed_ranges"`
 }
 
@@ -245,7 +249,7 @@ func Default() *Config {
 			MinFree:          1 << 30,
 		},
 		Gateway: Gateway{Mode: "proxy", SigningKeys: []string{}, MaxConnections: 4096, MaxHeaderBytes: 64 << 10},
-		Network: Network{Subnet: "10.213.0.0/16", DNSUpstreams: []string{}, AllowedRanges: []string{}},
+		Network: Network{Subnet: "10.213.0.0/16", IPv6: true, DNSUpstreams: []string{}, AllowedRanges: []string{}},
 		Runtime: Runtime{OCI: "crun"},
 		GPU:     GPU{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 	}

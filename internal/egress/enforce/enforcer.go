@@ -22,6 +22,8 @@ type Filter interface {
 	// Learn makes addresses reachable for a while; with tcpOnly not over UDP,
 	// unless they are already.
 	Learn(ctx context.Context, sandbox netip.Addr, addrs []netip.Addr, lifetime time.Duration, tcpOnly bool) error
+	// Reaches reports whether the host has a route to an address.
+	Reaches(a netip.Addr) bool
 	// Opens reports whether an address is public, or opened by a rule or by the
 	// configuration.
 	Opens(a netip.Addr, c *policy.Compiled) bool

@@ -19,10 +19,13 @@ import (
 )
 
 var (
-	box    = netip.MustParseAddr("10.213.0.2")
-	public = netip.MustParseAddr("203.0.113.10")
-	second = netip.MustParseAddr("203.0.113.11")
-	inner  = netip.MustParseAddr("10.99.0.1")
+	box     = netip.MustParseAddr("10.213.0.2")
+	public  = netip.MustParseAddr("203.0.113.10")
+	second  = netip.MustParseAddr("203.0.113.11")
+	public6 = netip.MustParseAddr("2001:db8::10")
+	// unrouted6 is one that the host has no route to.
+	unrouted6 = netip.MustParseAddr("2001:db8:dead::1")
+	inner     = netip.MustParseAddr("10.99.0.1")
 )
 
 // recorder is a filter that keeps what it is told, as the kernel would.
@@ -60,6 +63,8 @@ func (r *recorder) Learn(_ context.Context, _ netip.Addr, addrs []netip.Addr, li
 	}
 	return nil
 }
+
+func (r *recorder) Reaches(a netip.Addr) bool { return a != unrouted6 }
 
 func (r *recorder) Opens(a netip.Addr, c *policy.Compiled) bool { return !policy.Special(a) }
 
@@ -110,7 +115,7 @@ func TestDecide(t *testing.T) {
 	}{
 		{"allowed.example.", dns.TypeA, egress.Allow},
 		{"ALLOWED.example.", dns.TypeTXT, egress.Allow},
-		{"allowed.example.", dns.TypeAAAA, egress.Empty},
+		{"allowed.example.", dns.TypeAAAA, egress.Allow},
 		{"allowed.example.", dns.TypeHTTPS, egress.Empty},
 		{"allowed.example.", dns.TypeANY, egress.Refuse},
 		{"allowed.example.", dns.TypeNULL, egress.Refuse},
@@ -163,6 +168,8 @@ func TestLearn(t *testing.T) {
 		kept, learned []netip.Addr
 	}{
 		{"allowed.example.", []netip.Addr{public, second}, []netip.Addr{public, second}, []netip.Addr{public, second}},
+		{"allowed.example.", []netip.Addr{public6, unrouted6}, []netip.Addr{public6}, []netip.Addr{public6}},
+		{"allowed.example.", []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("2002:cb00:710a::1"), netip.MustParseAddr("fe80::1")}, nil, nil},
 		// A rule about the address stands before the one about the name.
 		{"x.wild.example.", []netip.Addr{public, second}, []netip.Addr{public}, []netip.Addr{public}},
 		{"x.wild.example.", []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.168.1.1")}, nil, nil},

@@ -57,6 +57,11 @@ func (e *Enforcer) Learn(ctx context.Context, src netip.Addr, name string, addrs
 	// Where a rule looks at requests, UDP would be a way round.
 	var kept, named, watched []netip.Addr
 	for _, a := range addrs {
+		// The proxy, which accepts before it connects, would hide from a client
+		// that this family leads nowhere.
+		if a.Is6() && !e.filter.Reaches(a) {
+			continue
+		}
 		d := rules.Connect(name, a)
 		why := ""
 		switch {

@@ -45,17 +45,15 @@ func (b *budget) take(now time.Time) bool {
 	return true
 }
 
-// passed are the types of records that sandboxes under a policy may ask for,
-// beside those of addresses.
+// passed are the types of records that sandboxes under a policy may ask for.
 var passed = map[uint16]bool{
-	dns.TypeA: true, dns.TypeCNAME: true, dns.TypeMX: true, dns.TypeTXT: true, dns.TypeSRV: true,
+	dns.TypeA: true, dns.TypeAAAA: true, dns.TypeCNAME: true, dns.TypeMX: true, dns.TypeTXT: true, dns.TypeSRV: true,
 	dns.TypeNS: true, dns.TypeSOA: true, dns.TypeCAA: true, dns.TypePTR: true,
 }
 
-// empty are the types that are answered with no record: IPv6 addresses, which no
-// sandbox reaches, and service bindings, which bring addresses and keys for
-// encrypted client hellos along (RFC 9460).
-var empty = map[uint16]bool{dns.TypeAAAA: true, dns.TypeHTTPS: true, dns.TypeSVCB: true}
+// empty are the types that are answered with no record: service bindings, which
+// bring addresses and keys for encrypted client hellos along (RFC 9460).
+var empty = map[uint16]bool{dns.TypeHTTPS: true, dns.TypeSVCB: true}
 
 func canonical(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
@@ -89,7 +87,7 @@ func (e *Enforcer) Decide(src netip.Addr, q dns.Question) egress.Verdict {
 	}
 	switch {
 	case empty[q.Qtype]:
-		return egress.Verdict{Action: egress.Empty, Reason: "sandboxes have IPv4 only, and no service bindings under a policy"}
+		return egress.Verdict{Action: egress.Empty, Reason: "service bindings are not looked up under a policy"}
 	case !passed[q.Qtype]:
 		return no(egress.Refuse, d.Rule, fmt.Sprintf("records of the type %s are not looked up under a policy", dns.Type(q.Qtype)))
 	}

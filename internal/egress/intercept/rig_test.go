@@ -117,7 +117,7 @@ func rigTo(t testing.TB, o rigOptions, addr netip.AddrPort, world *x509.CertPool
 		t.Fatal(err)
 	}
 	po := proxy.Options{
-		Listener: r.listener, Judge: judge(o), Denied: denied, Interceptor: r.i,
+		Listeners: []*net.TCPListener{r.listener}, Judge: judge(o), Denied: denied, Interceptor: r.i,
 		Original: func(*net.TCPConn) (netip.AddrPort, error) { return addr, nil },
 	}
 	if o.splice {

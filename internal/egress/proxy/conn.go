@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -58,29 +59,44 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 }
 
 // originalDestination asks connection tracking where a connection went before
-// the packet filter sent it here.
+// the packet filter redirected it.
 func originalDestination(c *net.TCPConn) (netip.AddrPort, error) {
+	// SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h,
+	// linux/netfilter_ipv6/ip6_tables.h).
+	const original = 80
+	if unmapped(c.LocalAddr()).Addr().Is4() {
+		var a unix.RawSockaddrInet4
+		if err := socketOption(c, unix.SOL_IP, original, unsafe.Pointer(&a), unsafe.Sizeof(a)); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("looking for the original destination: %w", err)
+		}
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), networkOrder(a.Port)), nil
+	}
+	var a unix.RawSockaddrInet6
+	if err := socketOption(c, unix.SOL_IPV6, original, unsafe.Pointer(&a), unsafe.Sizeof(a)); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("looking for the original destination: %w", err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), networkOrder(a.Port)), nil
+}
+
+func socketOption(c *net.TCPConn, level, name uintptr, value unsafe.Pointer, size uintptr) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return netip.AddrPort{}, err
+		return err
 	}
-	// SO_ORIGINAL_DST, linux/netfilter_ipv4.h
-	const soOriginalDst = 80
-	var addr unix.RawSockaddrInet4
-	size := uint32(unsafe.Sizeof(addr))
+	length := uint32(size)
 	var errno unix.Errno
 	err = raw.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_IP, soOriginalDst,
-			uintptr(unsafe.Pointer(&addr)), uintptr(unsafe.Pointer(&size)), 0)
+		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, level, name, uintptr(value), uintptr(unsafe.Pointer(&length)), 0)
 	})
-	if err != nil {
-		return netip.AddrPort{}, err
+	if err == nil && errno != 0 {
+		err = errno
 	}
-	if errno != 0 {
-		return netip.AddrPort{}, fmt.Errorf("looking for the original destination: %w", errno)
-	}
-	port := (*[2]byte)(unsafe.Pointer(&addr.Port)) // in network order
-	return netip.AddrPortFrom(netip.AddrFrom4(addr.Addr), uint16(port[0])<<8|uint16(port[1])), nil
+	return err
+}
+
+// networkOrder reads a port that is in network order in memory.
+func networkOrder(port uint16) uint16 {
+	return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, port))
 }
 
 // reset ends a connection so that the other side sees an error, not an end.

@@ -91,12 +91,15 @@ type Denial struct {
 	Reason     string
 }
 
-// Options configure a Proxy. Listener and Judge are required.
+// Options configure a Proxy. Listeners and Judge are required.
 type Options struct {
-	// Listener is where the packet filter sends connections. The Proxy closes
-	// it.
-	Listener *net.TCPListener
-	Judge    Judge
+	// Listeners are where the packet filter sends connections. The Proxy closes
+	// them.
+	Listeners []*net.TCPListener
+	Judge     Judge
+	// Identify turns the address that a connection comes from into the one that
+	// its sandbox is known by; nil where each has one address only.
+	Identify func(netip.Addr) netip.Addr
 	// Interceptor may be nil.
 	Interceptor Interceptor
 	// Denied is told of each refusal. It must not block. It may be nil.
@@ -119,7 +122,7 @@ type Options struct {
 }
 
 func (o *Options) complete() error {
-	if o.Listener == nil || o.Judge == nil {
+	if len(o.Listeners) == 0 || o.Judge == nil {
 		return errors.New("proxy: a listener and a judge are needed")
 	}
 	if o.Original == nil {

@@ -65,16 +65,23 @@ func (p *Proxy) Stats() Stats {
 func (p *Proxy) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, p.shut)
 	defer stop()
-	err := p.accept()
-	if p.ctx.Err() != nil {
+	errs := make(chan error, len(p.o.Listeners))
+	for _, l := range p.o.Listeners {
+		p.wg.Go(func() {
+			errs <- p.accept(l)
+			p.shut()
+		})
+	}
+	err := <-errs // what the others say follows from it
+	if p.ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
 	return errors.Join(err, p.Close())
 }
 
-func (p *Proxy) accept() error {
+func (p *Proxy) accept(l *net.TCPListener) error {
 	for {
-		c, err := p.o.Listener.AcceptTCP()
+		c, err := l.AcceptTCP()
 		switch {
 		case isShortage(err):
 			select {
@@ -87,7 +94,7 @@ func (p *Proxy) accept() error {
 		case err != nil:
 			return fmt.Errorf("proxy: accepting connections: %w", err)
 		}
-		s := &session{p: p, client: c, source: unmapped(c.RemoteAddr())}
+		s := &session{p: p, client: c, source: p.source(c)}
 		s.ctx, s.cancel = context.WithCancel(p.ctx)
 		if !p.add(s) {
 			p.stats.refused.Add(1)
@@ -104,6 +111,16 @@ func isShortage(err error) bool {
 		}
 	}
 	return false
+}
+
+// source is the sandbox's end of a connection, by the address that the sandbox is
+// known by.
+func (p *Proxy) source(c *net.TCPConn) netip.AddrPort {
+	from := unmapped(c.RemoteAddr())
+	if p.o.Identify == nil {
+		return from
+	}
+	return netip.AddrPortFrom(p.o.Identify(from.Addr()), from.Port())
 }
 
 func unmapped(a net.Addr) netip.AddrPort {
@@ -185,5 +202,7 @@ func (p *Proxy) shut() {
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
-	_ = p.o.Listener.Close()
+	for _, l := range p.o.Listeners {
+		_ = l.Close()
+	}
 }

@@ -57,7 +57,7 @@ func startProxy(t testing.TB, judge Judge, to string, change ...func(*Options)) 
 		t.Fatal(err)
 	}
 	dst := netip.MustParseAddrPort(to)
-	o := Options{Listener: l.(*net.TCPListener), Judge: judge,
+	o := Options{Listeners: []*net.TCPListener{l.(*net.TCPListener)}, Judge: judge,
 		Original: func(*net.TCPConn) (netip.AddrPort, error) { return dst, nil }}
 	for _, f := range change {
 		f(&o)

@@ -56,7 +56,7 @@ func (s *session) serve() {
 	stop := context.AfterFunc(s.ctx, func() { reset(s.client) })
 	defer stop()
 	var err error
-	if s.to, err = s.p.o.Original(s.client); err != nil || s.to == unmapped(s.p.o.Listener.Addr()) {
+	if s.to, err = s.p.o.Original(s.client); err != nil || s.to == unmapped(s.client.LocalAddr()) {
 		reset(s.client) // nobody was redirected here
 		return
 	}
@@ -118,7 +118,7 @@ func (s *session) dial() {
 	go func() {
 		defer close(s.dialled)
 		d := net.Dialer{Timeout: s.p.o.DialTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 3}}
-		c, err := d.DialContext(s.ctx, "tcp4", s.to.String())
+		c, err := d.DialContext(s.ctx, "tcp", s.to.String())
 		if err != nil {
 			s.dialErr = err
 			s.p.stats.failed.Add(1)
@@ -310,7 +310,7 @@ func (s *session) intercept(b []byte, claim Claim, v Verdict) {
 			return first, nil
 		}
 		d := net.Dialer{Timeout: s.p.o.DialTimeout}
-		return d.DialContext(ctx, "tcp4", s.to.String())
+		return d.DialContext(ctx, "tcp", s.to.String())
 	})
 }
 

@@ -33,6 +33,8 @@ type Options struct {
 	// DNSUpstreams answer the sandboxes' questions; empty means those of the
 	// host's /etc/resolv.conf.
 	DNSUpstreams []string
+	// NoIPv6 leaves sandboxes without IPv6.
+	NoIPv6 bool
 	// AllowedRanges are private ranges that every sandbox may reach.
 	AllowedRanges []netip.Prefix
 	// AllowedHostPaths are the directories under which host volumes may lie.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -58,6 +59,8 @@ func (f filter) Learn(ctx context.Context, addr netip.Addr, addrs []netip.Addr, 
 	return f.network.Learn(ctx, addr, list)
 }
 
+func (f filter) Reaches(a netip.Addr) bool { return f.network.Reaches(a) }
+
 func (f filter) Opens(a netip.Addr, c *policy.Compiled) bool {
 	return f.network.Opens(a, ranges(c))
 }
@@ -69,7 +72,7 @@ func packetPolicy(c *policy.Compiled) *network.Policy {
 
 func ranges(c *policy.Compiled) []network.Range {
 	var out []network.Range
-	for _, r := range c.Ranges4() {
+	for _, r := range slices.Concat(c.Ranges4(), c.Ranges6()) {
 		out = append(out, network.Range{First: r.First, Last: r.Last, Allow: r.Allow, Reserved: r.Opens})
 	}
 	return out
@@ -78,26 +81,14 @@ func ranges(c *policy.Compiled) []network.Range {
 // openNetwork makes the network with the policies that are recorded, in one
 // step, and what applies policies to names and connections.
 func (e *Engine) openNetwork(ctx context.Context) error {
-	gateway := network.GatewayOf(e.in.subnet)
-	listener, err := listenProxy(ctx, netip.AddrPortFrom(gateway, proxyPort))
-	if errors.Is(err, unix.EADDRINUSE) {
-		e.log.Warn("another program listens on the usual port of the proxy for sandboxes under a policy; taking another", "port", proxyPort)
-		listener, err = listenProxy(ctx, netip.AddrPortFrom(gateway, 0))
-	}
-	if err != nil {
-		return fmt.Errorf("listening for the connections of sandboxes under a policy: %w", err)
-	}
-	port := listener.Addr().(*net.TCPAddr).AddrPort().Port()
 	recorded, err := e.in.policies()
 	if err != nil {
-		listener.Close()
 		return err
 	}
 	policies := map[netip.Addr]*network.Policy{}
 	for _, r := range recorded {
 		addr, err := network.AddrOf(e.in.subnet, r.index)
 		if err != nil {
-			listener.Close()
 			return err
 		}
 		policies[addr] = packetPolicy(policy.Compile(r.policy))
@@ -106,17 +97,22 @@ func (e *Engine) openNetwork(ctx context.Context) error {
 		Name:          fmt.Sprintf("%x", e.in.slot),
 		Subnet:        e.in.subnet,
 		AllowedRanges: e.opts.AllowedRanges,
+		NoIPv6:        e.opts.NoIPv6,
 		Policies:      policies,
-		ProxyPort:     port,
 		Logger:        e.log,
 	}
+	listeners, err := e.listenProxies(ctx, o)
+	if err != nil {
+		return fmt.Errorf("listening for the connections of sandboxes under a policy: %w", err)
+	}
+	o.ProxyPort = listeners[0].Addr().(*net.TCPAddr).AddrPort().Port()
 	if network.CanReport(ctx) {
 		o.ReportGroup = uint16(reportGroups + e.in.slot)
 	} else {
 		e.log.Warn("this kernel can't report refused packets (nfnetlink_log); only refused names and connections are reported")
 	}
 	if e.network, err = network.New(ctx, o); err != nil {
-		listener.Close()
+		closeAll(listeners)
 		return err
 	}
 	e.enforcer = enforce.New(filter{e.network})
@@ -125,27 +121,72 @@ func (e *Engine) openNetwork(ctx context.Context) error {
 		e.enforcer.Adopt(r.id, addr, r.policy)
 	}
 	e.proxy, err = proxy.New(proxy.Options{
-		Listener: listener, Judge: e.enforcer, Interceptor: e.opts.Interceptor, Denied: e.enforcer.Connection, Logger: e.log,
+		Listeners: listeners, Identify: e.network.Sandbox, Judge: e.enforcer, Interceptor: e.opts.Interceptor, Denied: e.enforcer.Connection, Logger: e.log,
 	})
 	if err != nil {
-		listener.Close()
+		closeAll(listeners)
 		return err
 	}
 	e.enforcer.Attach(e.proxy)
 	return nil
 }
 
-// listenProxy listens at the gateway's address, which need not be there yet: the
-// packet filter that names the port comes first.
+// listenProxies listens at the gateway's addresses, on one port.
+func (e *Engine) listenProxies(ctx context.Context, o network.Options) ([]*net.TCPListener, error) {
+	gateways := o.Gateways()
+	listeners, err := listenAll(ctx, gateways, proxyPort)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return listeners, err
+	}
+	e.log.Warn("another program listens on the usual port of the proxy for sandboxes under a policy; taking another", "port", proxyPort)
+	for range portTries {
+		if listeners, err = listenAll(ctx, gateways, 0); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return listeners, err
+}
+
+// portTries is how often a port that is free at the one address may turn out to be
+// taken at the other.
+const portTries = 8
+
+// listenAll listens on one port of all addresses. With 0 the kernel chooses it.
+func listenAll(ctx context.Context, addrs []netip.Addr, port uint16) ([]*net.TCPListener, error) {
+	var out []*net.TCPListener
+	for _, a := range addrs {
+		l, err := listenProxy(ctx, netip.AddrPortFrom(a, port))
+		if err != nil {
+			closeAll(out)
+			return nil, err
+		}
+		out = append(out, l)
+		port = l.Addr().(*net.TCPAddr).AddrPort().Port()
+	}
+	return out, nil
+}
+
+func closeAll(list []*net.TCPListener) {
+	for _, l := range list {
+		_ = l.Close()
+	}
+}
+
+// listenProxy listens at an address that need not be there yet: the packet filter
+// that names the port comes first.
 func listenProxy(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	protocol, level, option := "tcp4", unix.SOL_IP, unix.IP_FREEBIND
+	if at.Addr().Is6() {
+		protocol, level, option = "tcp6", unix.SOL_IPV6, unix.IPV6_FREEBIND
+	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
+			err = unix.SetsockoptInt(int(fd), level, option, 1)
 		})
 		return errors.Join(cerr, err)
 	}}
-	l, err := lc.Listen(ctx, "tcp4", at.String())
+	l, err := lc.Listen(ctx, protocol, at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -176,17 +217,12 @@ func (e *Engine) startProxy() {
 
 // SetPolicy puts a running sandbox under a policy, or replaces its policy; nil
 // takes it away. When it returns nil the policy is in force, and connections
-// that it forbids are cut. When it fails, the old policy is in force. Before a
-// rule that looks at requests its programs are told to trust the authority.
+// that it forbids are cut. When it fails, the old policy is in force.
 func (e *Engine) SetPolicy(ctx context.Context, id string, p *policy.Policy) error {
 	s, err := e.find(id)
 	if err != nil {
 		return err
 	}
-	if err := e.trustFor(ctx, id, p); err != nil {
-		return err
-	}
-	s.untold = nil
 	if err := e.applyPolicy(ctx, s, p, e.enforcer.Set); err != nil {
 		return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeInternal,
 			Message: fmt.Sprintf("The network policy of sandbox %q could not be applied: %v", id, err), Err: err}

@@ -134,33 +134,54 @@ func (n *Network) configure(host, inside *conn, pair []netlink.Message, addr net
 	if err != nil {
 		return err
 	}
-	var route body
-	route = *routeHeader(0, unix.RT_SCOPE_UNIVERSE, unix.RTNH_F_ONLINK)
-	route.ip(unix.RTA_GATEWAY, n.gateway)
-	route.u32(unix.RTA_OIF, uint32(in))
-	_, err = inside.do(n.settings(in, "", nil), up(in),
-		message(unix.RTM_NEWADDR, create|excl, address(in, addr, unix.RT_SCOPE_UNIVERSE, "")),
-		message(unix.RTM_NEWNEIGH, create|replace, neighbour(in, n.gateway, hostMAC)),
-		message(unix.RTM_NEWROUTE, create|excl, route.b))
-	if err != nil {
+	mac := peerMAC(addr)
+	requests := []netlink.Message{n.settings(in, "", nil), up(in)}
+	requests = append(requests, insideEnd(in, addr, n.gateway)...)
+	if n.subnet6.IsValid() {
+		requests = append(requests, insideEnd(in, n.Addr6(addr), n.gateway6)...)
+	}
+	if _, err = inside.do(requests...); err != nil {
 		return fmt.Errorf("configuring %s in the sandbox: %w", peerName, err)
 	}
 
-	route = *routeHeader(32, unix.RT_SCOPE_LINK, 0)
-	route.ip(unix.RTA_DST, addr)
-	route.ip(unix.RTA_PREFSRC, n.gateway)
-	route.u32(unix.RTA_OIF, uint32(out))
-	_, err = host.do(n.settings(out, alias, hostSettings), up(out),
-		message(unix.RTM_NEWNEIGH, create|replace, neighbour(out, addr, peerMAC(addr))),
-		message(unix.RTM_NEWROUTE, create|excl, route.b))
+	requests = []netlink.Message{n.settings(out, alias, hostSettings), up(out)}
+	requests = append(requests, hostEnd(out, addr, n.gateway, mac)...)
+	if n.subnet6.IsValid() {
+		requests = append(requests, hostEnd(out, n.Addr6(addr), n.gateway6, mac)...)
+	}
+	_, err = host.do(requests...)
 	var refused *batchError
-	if errors.As(err, &refused) && refused.at == 3 && errors.Is(err, unix.EEXIST) {
+	if errors.As(err, &refused) && errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("the address %s has a route already: %w: %w", addr, ErrBusy, err)
 	}
 	if err != nil {
 		return fmt.Errorf("configuring the host's end: %w", err)
 	}
 	return inside.awaitCarrier(peerName)
+}
+
+// insideEnd gives the end in the sandbox an address, and a route by the gateway.
+func insideEnd(link int, own, gateway netip.Addr) []netlink.Message {
+	route := routeHeader(familyOf(own), 0, unix.RT_SCOPE_UNIVERSE, unix.RTNH_F_ONLINK)
+	route.ip(unix.RTA_GATEWAY, gateway)
+	route.u32(unix.RTA_OIF, uint32(link))
+	return []netlink.Message{
+		message(unix.RTM_NEWADDR, create|excl, address(link, own, unix.RT_SCOPE_UNIVERSE, "")),
+		message(unix.RTM_NEWNEIGH, create|replace, neighbour(link, gateway, hostMAC)),
+		message(unix.RTM_NEWROUTE, create|excl, route.b),
+	}
+}
+
+// hostEnd gives the host's end a route to the sandbox's address.
+func hostEnd(link int, sandbox, gateway netip.Addr, mac []byte) []netlink.Message {
+	route := routeHeader(familyOf(sandbox), sandbox.BitLen(), unix.RT_SCOPE_LINK, 0)
+	route.ip(unix.RTA_DST, sandbox)
+	route.ip(unix.RTA_PREFSRC, gateway)
+	route.u32(unix.RTA_OIF, uint32(link))
+	return []netlink.Message{
+		message(unix.RTM_NEWNEIGH, create|replace, neighbour(link, sandbox, mac)),
+		message(unix.RTM_NEWROUTE, create|excl, route.b),
+	}
 }
 
 // onlyLink is the index of the one interface in the answers.
@@ -191,7 +212,7 @@ var hostSettings = map[int]uint32{
 }
 
 // settings gives an interface its alias and IPv4 settings, and keeps IPv6 from
-// giving it an address.
+// giving it an address by itself.
 func (n *Network) settings(link int, alias string, ipv4 map[int]uint32) netlink.Message {
 	b := linkHeader(link, 0, 0)
 	if alias != "" {
@@ -207,7 +228,7 @@ func (n *Network) settings(link int, alias string, ipv4 map[int]uint32) netlink.
 				})
 			})
 		}
-		if n.hasIPv6 {
+		if n.knowsIPv6 {
 			spec.nest(unix.AF_INET6, func(inet6 *body) {
 				inet6.attr(inet6AddrGenMode, []byte{addrGenModeNone})
 			})

@@ -23,8 +23,8 @@ func percentiles(b *testing.B, times []time.Duration) {
 func twentyRules(seed int) *Policy {
 	p := &Policy{}
 	for i := range 20 {
-		first := toAddr(uint64(11)<<24 + uint64(seed%200)<<16 + uint64(i)<<8)
-		p.Ranges = append(p.Ranges, Range{First: first, Last: toAddr(number(first) + 127), Allow: i%2 == 0})
+		first, last := [4]byte{11, byte(seed % 200), byte(i), 0}, [4]byte{11, byte(seed % 200), byte(i), 127}
+		p.Ranges = append(p.Ranges, Range{First: netip.AddrFrom4(first), Last: netip.AddrFrom4(last), Allow: i%2 == 0})
 	}
 	return p
 }
@@ -93,7 +93,7 @@ func BenchmarkLearn(b *testing.B) {
 			var times []time.Duration
 			for i := 0; b.Loop(); i++ {
 				begin := time.Now()
-				if err := l.Learn(ctx, self, []Learned{{Addr: toAddr(uint64(12)<<24 + uint64(i%4096)), Lifetime: time.Minute}}); err != nil {
+				if err := l.Learn(ctx, self, []Learned{{Addr: netip.AddrFrom4([4]byte{12, 0, byte(i >> 8 % 16), byte(i)}), Lifetime: time.Minute}}); err != nil {
 					b.Fatal(err)
 				}
 				times = append(times, time.Since(begin))

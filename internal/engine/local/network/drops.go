@@ -89,7 +89,8 @@ func (n *Network) Drops(ctx context.Context, f func(Drop)) error {
 			if m.Header.Type != logPacket {
 				continue
 			}
-			if d, ok := parseDrop(m.Data); ok && n.subnet.Contains(d.Sandbox) {
+			d, ok := parseDrop(m.Data)
+			if d.Sandbox = n.Sandbox(d.Sandbox); ok && d.Sandbox.IsValid() {
 				f(d)
 			}
 		}
@@ -137,25 +138,71 @@ func parseDrop(b []byte) (Drop, bool) {
 	return Drop{}, false
 }
 
-// parsePacket reads the headers of an IPv4 packet (RFC 791).
+// parsePacket reads the headers of a packet. The sandbox is its source.
 func parsePacket(b []byte) (Drop, bool) {
-	const minHeader = 20
-	if len(b) < minHeader || b[0]>>4 != 4 {
+	if len(b) == 0 {
 		return Drop{}, false
+	}
+	var d Drop
+	var rest []byte
+	var ok bool
+	switch b[0] >> 4 {
+	case 4:
+		d, rest, ok = parseHeader4(b)
+	case 6:
+		d, rest, ok = parseHeader6(b)
+	}
+	if !ok || d.Protocol != unix.IPPROTO_TCP && d.Protocol != unix.IPPROTO_UDP {
+		return d, ok
+	}
+	if len(rest) >= 4 {
+		d.Source = binary.BigEndian.Uint16(rest)
+		d.To = netip.AddrPortFrom(d.To.Addr(), binary.BigEndian.Uint16(rest[2:]))
+	}
+	return d, true
+}
+
+// parseHeader4 reads a header of IPv4 (RFC 791) and returns what follows it.
+func parseHeader4(b []byte) (Drop, []byte, bool) {
+	const minHeader = 20
+	if len(b) < minHeader {
+		return Drop{}, nil, false
 	}
 	size := int(b[0]&0xf) * 4
 	if size < minHeader || len(b) < size {
-		return Drop{}, false
+		return Drop{}, nil, false
 	}
-	src, _ := netip.AddrFromSlice(b[srcOffset : srcOffset+4])
-	dst, _ := netip.AddrFromSlice(b[dstOffset : dstOffset+4])
-	d := Drop{Sandbox: src, Protocol: b[9], To: netip.AddrPortFrom(dst, 0)}
-	if d.Protocol != unix.IPPROTO_TCP && d.Protocol != unix.IPPROTO_UDP {
-		return d, true
+	return Drop{
+		Sandbox:  netip.AddrFrom4([4]byte(b[12:16])),
+		Protocol: b[9],
+		To:       netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0),
+	}, b[size:], true
+}
+
+// parseHeader6 reads a header of IPv6 (RFC 8200), and those of its extensions that
+// are in what is reported.
+func parseHeader6(b []byte) (Drop, []byte, bool) {
+	const header = 40
+	if len(b) < header {
+		return Drop{}, nil, false
 	}
-	if ports := b[size:]; len(ports) >= 4 {
-		d.Source = binary.BigEndian.Uint16(ports)
-		d.To = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(ports[2:]))
+	d := Drop{
+		Sandbox:  netip.AddrFrom16([16]byte(b[8:24])),
+		Protocol: b[6],
+		To:       netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])), 0),
 	}
-	return d, true
+	rest := b[header:]
+	for len(rest) >= 8 {
+		size := (int(rest[1]) + 1) * 8
+		switch d.Protocol {
+		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_DSTOPTS:
+		case unix.IPPROTO_FRAGMENT:
+			size = 8
+		default:
+			return d, rest, true
+		}
+		d.Protocol = rest[0]
+		rest = rest[min(size, len(rest)):]
+	}
+	return d, rest, true
 }

@@ -19,21 +19,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestReach(t *testing.T) {
+func TestReach(t *testing.T) { inBothFamilies(t, testReach) }
+
+func testReach(t *testing.T, p place) {
 	l := newLab(t, options("r", outsideSubnet))
 	a, addrA := l.sandbox(t, 0)
 	b, addrB := l.sandbox(t, 1)
 	if addrA != "10.213.0.2" || addrB != "10.213.0.3" || l.Gateway().String() != "10.213.0.1" {
 		t.Errorf("addresses %s, %s, gateway %s", addrA, addrB, l.Gateway())
 	}
-	l.outside.whoami(t, "0.0.0.0:80")
-	a.whoami(t, "0.0.0.0:8080")
-	b.whoami(t, "0.0.0.0:8080")
-	b.whoami(t, "0.0.0.0:53")
+	resolver := l.Gateway().String()
+	gateway := p.of(l.Network, resolver)
+	addrA, addrB = p.of(l.Network, addrA), p.of(l.Network, addrB)
+	l.outside.whoami(t, at(p.any, 80))
+	a.whoami(t, at(p.any, 8080))
+	b.whoami(t, at(p.any, 8080))
+	b.whoami(t, at(p.any, 53))
 	var host *ns
-	host.whoami(t, "0.0.0.0:8081")
-	host.whoami(t, "10.213.0.1:53")
-	host.whoami(t, "[::]:8082")
+	host.whoami(t, at(p.any, 8081))
+	host.whoami(t, at(resolver, 53))
+	loopback := map[byte]string{unix.NFPROTO_IPV4: "127.0.0.1", unix.NFPROTO_IPV6: "::1"}[p.number]
 
 	tests := []struct {
 		name string
@@ -42,25 +47,26 @@ func TestReach(t *testing.T) {
 		// answer is whom the server sees; empty when it must not be reached.
 		answer string
 	}{
-		{"sandbox to public", a, public + ":80", hostOutside},
-		{"sandbox to itself", a, addrA + ":8080", addrA},
-		{"sandbox to its loopback", a, "127.0.0.1:8080", "127.0.0.1"},
-		{"sandbox to the resolver", a, "10.213.0.1:53", addrA},
-		{"host to sandbox", host, addrA + ":8080", "10.213.0.1"},
-		{"host to the resolver", host, "10.213.0.1:53", "10.213.0.1"},
+		{"sandbox to public", a, at(p.public, 80), p.hostOutside},
+		{"sandbox to itself", a, at(addrA, 8080), addrA},
+		{"sandbox to its loopback", a, at(loopback, 8080), loopback},
+		{"sandbox to the resolver", a, at(resolver, 53), "10.213.0.2"},
+		{"host to sandbox", host, at(addrA, 8080), gateway},
+		{"host to the resolver", host, at(resolver, 53), resolver},
 
-		{"sandbox to private", a, private + ":80", ""},
-		{"sandbox to metadata", a, metadata + ":80", ""},
-		{"sandbox to sandbox", a, addrB + ":8080", ""},
-		{"sandbox to sandbox, DNS", a, addrB + ":53", ""},
-		{"sandbox to the gateway", a, "10.213.0.1:8081", ""},
-		{"sandbox to the host's other address", a, hostOutside + ":8081", ""},
-		{"sandbox to the host's other address, DNS", a, hostOutside + ":53", ""},
-		{"sandbox to an address of nobody", a, "10.213.0.77:8080", ""},
+		{"sandbox to private", a, at(p.private, 80), ""},
+		{"sandbox to metadata", a, at(p.metadata, 80), ""},
+		{"sandbox to sandbox", a, at(addrB, 8080), ""},
+		{"sandbox to sandbox, DNS", a, at(addrB, 53), ""},
+		{"sandbox to the gateway", a, at(gateway, 8081), ""},
+		{"sandbox to the host's other address", a, at(p.hostOutside, 8081), ""},
+		{"sandbox to the host's other address, DNS", a, at(p.hostOutside, 53), ""},
+		{"sandbox to an address of nobody", a, at(p.of(l.Network, "10.213.0.77"), 8080), ""},
 		{"sandbox to another instance's range", a, "10.213.200.2:8080", ""},
-		{"outside to sandbox", l.outside, addrA + ":8080", ""},
-		{"outside to the resolver", l.outside, "10.213.0.1:53", ""},
-		{"outside to the gateway", l.outside, "10.213.0.1:8081", ""},
+		{"sandbox to another instance's range, IPv6", a, at(within6(prefix6("other", l.subnet), l.gateway).String(), 8081), ""},
+		{"outside to sandbox", l.outside, at(addrA, 8080), ""},
+		{"outside to the resolver", l.outside, at(resolver, 53), ""},
+		{"outside to the gateway", l.outside, at(gateway, 8081), ""},
 	}
 	// The failing ones wait for their time-out: all at once.
 	type result struct {
@@ -88,20 +94,24 @@ func TestReach(t *testing.T) {
 
 // TestUDP sends what must not arrive before what must: packets are passed on
 // in order.
-func TestUDP(t *testing.T) {
+func TestUDP(t *testing.T) { inBothFamilies(t, testUDP) }
+
+func testUDP(t *testing.T, p place) {
 	l := newLab(t, options("u", outsideSubnet))
 	a, _ := l.sandbox(t, 0)
 	b, addrB := l.sandbox(t, 1)
-	server := l.outside.inbox(t, "0.0.0.0:9")
-	other := b.inbox(t, "0.0.0.0:9")
+	server := l.outside.inbox(t, at(p.any, 9))
+	other := b.inbox(t, at(p.any, 9))
+	addrB = p.of(l.Network, addrB)
+	gateway := p.of(l.Network, "10.213.0.1")
 	var host *ns
-	onHost := host.inbox(t, "0.0.0.0:9")
+	onHost := host.inbox(t, at(p.any, 9))
 	resolver := host.inbox(t, "10.213.0.1:53")
 
-	for _, to := range []string{private + ":9", metadata + ":9", addrB + ":9", "10.213.0.1:9", hostOutside + ":9"} {
+	for _, to := range []string{at(p.private, 9), at(p.metadata, 9), at(addrB, 9), at(gateway, 9), at(p.hostOutside, 9)} {
 		a.send(t, to, "forbidden")
 	}
-	a.send(t, public+":9", "to the server")
+	a.send(t, at(p.public, 9), "to the server")
 	a.send(t, "10.213.0.1:53", "to the resolver")
 	if got := receive(t, server); got != "to the server" {
 		t.Errorf("the server got %q", got)
@@ -109,7 +119,7 @@ func TestUDP(t *testing.T) {
 	if got := receive(t, resolver); got != "to the resolver" {
 		t.Errorf("the resolver got %q", got)
 	}
-	host.send(t, addrB+":9", "from the host")
+	host.send(t, at(addrB, 9), "from the host")
 	if got := receive(t, other); got != "from the host" {
 		t.Errorf("the other sandbox got %q", got)
 	}
@@ -266,9 +276,11 @@ func TestForwardedByOthers(t *testing.T) {
 	}
 }
 
-func TestIPv6(t *testing.T) {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		t.Skip("this kernel has no IPv6")
+// An address of its own choice helps root in the sandbox as little as it does with
+// IPv4, also when the host has the route for it.
+func TestOtherIPv6Addresses(t *testing.T) {
+	if !usesIPv6() {
+		t.Skip("this host has no IPv6")
 	}
 	l := newLab(t, options("v", outsideSubnet))
 	a, _ := l.sandbox(t, 0)
@@ -279,55 +291,84 @@ func TestIPv6(t *testing.T) {
 	if addrs, err := netlink.AddrList(hostLink, unix.AF_INET6); err != nil || len(addrs) != 0 {
 		t.Errorf("the host's end has IPv6 addresses %v, %v", addrs, err)
 	}
-	// The best that root in the sandbox can do, with help from the host.
-	add := func(l netlink.Link, address, neighbour string, mac []byte) error {
-		addr, err := netlink.ParseAddr(address)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		return errors.Join(netlink.AddrAdd(l, addr), netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(neighbour), HardwareAddr: mac,
-		}))
-	}
-	addrA, err := l.Addr(0)
+	own, err := netip.ParseAddr("10.213.0.2")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := add(hostLink, "2001:db8:9::1/64", "2001:db8:9::2", peerMAC(addrA)); err != nil {
+	_, forged, _ := net.ParseCIDR("2001:db8:9::2/128")
+	if err := netlink.RouteAdd(&netlink.Route{Dst: forged, LinkIndex: hostLink.Attrs().Index}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0); err != nil {
-		t.Fatal(err)
+	server := l.outside.inbox(t, "[::]:9")
+	var host *ns
+	onHost := host.inbox(t, "[::]:9")
+	for _, source := range []string{"2001:db8:9::2", l.Addr6(own.Next()).String(), public6, hostOutside6, "fe80::1", "::2"} {
+		a.do(t, func() error {
+			eth0, err := netlink.LinkByName(peerName)
+			if err != nil {
+				return err
+			}
+			addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(source), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
+			if err := netlink.AddrAdd(eth0, addr); err != nil {
+				return err
+			}
+			defer netlink.AddrDel(eth0, addr)
+			for _, to := range []string{public6, hostOutside6, "ff02::1%eth0", l.gateway6.String()} {
+				local, _ := net.ResolveUDPAddr("udp", "["+source+"]:0")
+				remote, err := net.ResolveUDPAddr("udp", "["+to+"]:9")
+				if err != nil {
+					return err
+				}
+				c, err := net.DialUDP("udp", local, remote)
+				if err != nil {
+					continue // its own address
+				}
+				c.Write([]byte("forged " + source))
+				c.Close()
+			}
+			return nil
+		})
 	}
+	a.send(t, at(public6, 9), "its own")
+	if got := receive(t, server); got != "its own" {
+		t.Errorf("the server got %q", got)
+	}
+	host.send(t, "[::1]:9", "host")
+	if got := receive(t, onHost); got != "host" {
+		t.Errorf("the host got %q", got)
+	}
+}
+
+func TestWithoutIPv6(t *testing.T) {
+	o := options("v", outsideSubnet)
+	o.NoIPv6 = true
+	l := newLab(t, o)
+	a, _ := l.sandbox(t, 0)
+	server := l.outside.inbox(t, "[::]:9")
 	a.do(t, func() error {
 		eth0, err := netlink.LinkByName(peerName)
 		if err != nil {
 			return err
 		}
-		addrs, err := netlink.AddrList(eth0, unix.AF_INET6)
-		if err != nil || len(addrs) != 0 {
+		if addrs, err := netlink.AddrList(eth0, unix.AF_INET6); err != nil || len(addrs) != 0 {
 			return fmt.Errorf("eth0 has IPv6 addresses %v, %v", addrs, err)
 		}
-		if err := add(eth0, "2001:db8:9::2/64", "2001:db8:9::1", hostMAC); err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("2001:db8:9::1"), LinkIndex: eth0.Attrs().Index})
+		return insertAddress(eth0, "fd00::2", "fd00::1")
 	})
-	var host *ns
-	onHost := host.inbox(t, "[::]:9")
-	server := l.outside.inbox(t, "[::]:9")
-	a.send(t, "[2001:db8:9::1]:9", "forbidden")
-	a.send(t, "["+hostOutside6+"]:9", "forbidden")
-	a.send(t, "["+public6+"]:9", "forbidden")
-	a.send(t, public+":9", "IPv4")
+	a.send(t, at(public6, 9), "forbidden")
+	a.send(t, at(public, 9), "IPv4")
 	if got := receive(t, server); got != "IPv4" {
 		t.Errorf("the server got %q", got)
 	}
-	host.send(t, "[::1]:9", "own")
-	if got := receive(t, onHost); got != "own" {
-		t.Errorf("the host got %q", got)
-	}
+}
+
+// insertAddress is what root in a sandbox can do by itself.
+func insertAddress(l netlink.Link, own, gateway string) error {
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(own), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}
+	return errors.Join(
+		netlink.AddrAdd(l, addr),
+		netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(gateway), HardwareAddr: hostMAC}),
+		netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), LinkIndex: l.Attrs().Index}))
 }
 
 func TestAllowed(t *testing.T) {
@@ -376,9 +417,6 @@ func TestAllowed(t *testing.T) {
 		if got := receive(t, other); got != "from the host" {
 			t.Errorf("with %s allowed, a sandbox got %q", everything, got)
 		}
-	}
-	if err := l.SetAllowed(ctx, []netip.Prefix{netip.MustParsePrefix("fd00::/8")}); err == nil {
-		t.Error("an IPv6 range was taken")
 	}
 }
 
@@ -457,13 +495,17 @@ func TestElements(t *testing.T) {
 		{"224.0.0.0/4 240.0.0.0/4", "224.0.0.0"},
 		{"0.0.0.0/0", "0.0.0.0"},
 		{"255.255.255.255/32 1.1.1.1/32", "1.1.1.1-1.1.1.2 255.255.255.255"},
+		{"fd00::/8 1.1.1.1/32", "1.1.1.1-1.1.1.2 fd00::-fe00::"},
+		{"ff00::/8 255.255.255.255/32 ::/64", "255.255.255.255 ::-0:0:0:1:: ff00::"},
 	} {
 		var ranges []netip.Prefix
 		for _, f := range strings.Fields(test.ranges) {
 			ranges = append(ranges, netip.MustParsePrefix(f))
 		}
 		var got strings.Builder
-		for i, e := range elements(ranges) {
+		var n Network
+		all := spans(ranges)
+		for i, e := range append(n.family4().rangeElements(all), n.family6().rangeElements(all)...) {
 			a, _ := netip.AddrFromSlice(e.Key)
 			switch {
 			case e.IntervalEnd:

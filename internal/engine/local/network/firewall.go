@@ -1,13 +1,11 @@
 package network
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -15,14 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// denied are the destinations that no sandbox reaches unless they are allowed:
-// what is not globally reachable in the IANA IPv4 Special-Purpose Address
-// Registry, and multicast.
-var denied = []netip.Prefix{
+// denied4 are the destinations of IPv4 that no sandbox reaches unless they are
+// allowed: what is not globally reachable in the IANA IPv4 Special-Purpose Address
+// Registry, and multicast; and Azure's agent of the host, which has a public
+// address.
+var denied4 = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
 	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("168.63.129.16/32"),
 	netip.MustParsePrefix("169.254.0.0/16"), // metadata services of clouds
 	netip.MustParsePrefix("172.16.0.0/12"),
 	netip.MustParsePrefix("192.0.0.0/24"),
@@ -30,6 +30,16 @@ var denied = []netip.Prefix{
 	netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("224.0.0.0/4"),
 	netip.MustParsePrefix("240.0.0.0/4"),
+}
+
+// denied6 is denied4 for IPv6: all but what IANA gives out as global unicast, and
+// what of that is not globally reachable, or stands for an address of IPv4.
+var denied6 = []netip.Prefix{
+	netip.MustParsePrefix("::/3"),
+	netip.MustParsePrefix("2001::/23"),
+	netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("4000::/2"),
+	netip.MustParsePrefix("8000::/1"),
 }
 
 // maxConnections bounds what one sandbox can take of the host's connection
@@ -44,7 +54,9 @@ const dnsPort = 53
 const transactionBytes = 64 << 20
 
 // table is the packet filter of an instance while it is put together. As nft
-// would print it, for the instance 0 and the subnet 10.213.0.0/20:
+// would print it, for the instance 0 and the subnets 10.213.0.0/20 and
+// fd7b:…/96, where what is said for IPv4 only is there for IPv6 too, in chains and
+// sets whose names end with 6:
 //
 //	table inet paddock-0 {
 //		set allowed { type ipv4_addr; flags interval; }
@@ -54,22 +66,28 @@ const transactionBytes = 64 << 20
 //		# before connection tracking
 //		chain source {
 //			type filter hook prerouting priority raw;
-//			iifname "pd0-*" meta nfproto != ipv4 drop
-//			iifname "pd0-*" fib saddr . iif oif 0 drop
-//			iifname "pd0-*" accept
+//			iifname "pd0-*" meta nfproto ipv4 jump source4
+//			iifname "pd0-*" meta nfproto ipv6 jump source6
+//			iifname "pd0-*" drop
 //			iifname "lo" accept
 //			ip saddr 10.213.0.0/20 drop
 //			ip daddr 10.213.0.0/20 drop
+//		}
+//		chain source4 {
+//			ip saddr != 10.213.0.0/20 drop
+//			fib saddr . iif oif 0 drop
+//			accept
 //		}
 //		# after connection tracking
 //		chain count {
 //			type filter hook prerouting priority mangle;
 //			iifname "pd0-*" ct state invalid drop
-//			iifname "pd0-*" ct state new add @connections { ip saddr ct count over 4096 } drop
+//			iifname "pd0-*" ct state new meta nfproto ipv4 add @connections { ip saddr ct count over 4096 } drop
 //		}
 //		chain forward {
 //			type filter hook forward priority filter;
-//			iifname "pd0-*" jump from
+//			iifname "pd0-*" meta nfproto ipv4 jump from
+//			iifname "pd0-*" drop
 //			oifname "pd0-*" ct state established,related accept
 //			oifname "pd0-*" drop
 //		}
@@ -79,8 +97,7 @@ const transactionBytes = 64 << 20
 //			ip daddr 10.213.0.0/20 drop
 //			ip daddr @allowed accept
 //			ip daddr @denied drop
-//			meta nfproto ipv4 accept
-//			drop
+//			accept
 //		}
 //		chain input {
 //			type filter hook input priority filter;
@@ -102,7 +119,11 @@ const transactionBytes = 64 << 20
 //		}
 //	}
 //
-// What belongs to policies is at policyChains.
+// The chain source6 drops packets with a routing header (RFC 8200, 4.4) as well,
+// which name another destination than the one that is judged. The resolver has
+// no IPv6 address.
+//
+// What belongs to policies is at policedChain.
 //
 // Why "fib" although rp_filter is on: the greatest of net.ipv4.conf.all's and
 // the interface's rp_filter counts, 2 is "loose", and systemd sets 2 on every
@@ -114,22 +135,11 @@ type table struct {
 	*nftables.Table
 	c      *nftables.Conn
 	prefix string
-	subnet netip.Prefix
-	err    error
 }
 
 func (n *Network) nftTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "paddock-" + n.name}
 }
-
-// Sets get their numbers by hand: those that the library hands out come from a
-// variable that all goroutines share.
-func (n *Network) rangeSet(name string, id uint32) *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: name, ID: id, KeyType: nftables.TypeIPAddr, Interval: true}
-}
-
-func (n *Network) allowedSet() *nftables.Set { return n.rangeSet("allowed", allowedID) }
-func (n *Network) deniedSet() *nftables.Set  { return n.rangeSet("denied", deniedID) }
 
 // installFilter replaces the table, policies included, in one transaction.
 func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, policies map[netip.Addr]*Policy) error {
@@ -152,70 +162,126 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, pol
 }
 
 func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
-	t := &table{Table: c.AddTable(n.nftTable()), c: c, prefix: n.prefix, subnet: n.subnet}
-	connections := &nftables.Set{
-		Table: t.Table, Name: "connections", ID: connectionsID, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: math.MaxUint16,
+	t := &table{Table: c.AddTable(n.nftTable()), c: c, prefix: n.prefix}
+	if err := n.addSets(c, spans(allowed)); err != nil {
+		return err
 	}
-	for _, s := range []struct {
-		set      *nftables.Set
-		elements []nftables.SetElement
-	}{
-		{n.allowedSet(), elements(allowed)},
-		{n.deniedSet(), elements(denied)},
-		{connections, nil},
-	} {
-		if err := c.AddSet(s.set, s.elements); err != nil {
-			return fmt.Errorf("making the set %s: %w", s.set.Name, err)
-		}
-	}
+	families := n.families()
+	refuse := t.refuseChain(n)
 
-	if err := n.policySets(c); err != nil {
-		return fmt.Errorf("making the sets of policies: %w", err)
+	var sources, froms []*nftables.Chain
+	for _, f := range families {
+		sources = append(sources, t.sourceChain(f))
+		froms = append(froms, t.fromChain(n, f, t.policedChain(n, f, refuse)))
 	}
+	t.divertChains(n)
 
 	source := t.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	t.rule(source, t.in(), t.ipv4(expr.CmpOpNeq), drop())
-	t.rule(source, t.in(), t.spoofed(), drop())
-	t.rule(source, t.in(), accept())
+	for i, f := range families {
+		t.rule(source, t.in(), f.only(), jump(sources[i]))
+	}
+	t.rule(source, t.in(), drop())
 	t.rule(source, t.lo(expr.MetaKeyIIFNAME), accept())
-	t.rule(source, t.inSubnet(srcOffset), drop())
-	t.rule(source, t.inSubnet(dstOffset), drop())
+	for _, f := range families {
+		t.rule(source, f.inSubnet(f.source), drop())
+		t.rule(source, f.inSubnet(f.destination), drop())
+	}
 
 	count := t.hook("count", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	t.rule(count, t.in(), state(expr.CtStateBitINVALID), drop())
-	t.rule(count, t.in(), state(expr.CtStateBitNEW), over(connections, maxConnections), drop())
+	for _, f := range families {
+		t.rule(count, t.in(), state(expr.CtStateBitNEW), f.over(n.connectionsSet(), maxConnections), drop())
+	}
 
-	policed, refuse := t.policyChains(n)
-	from, host := t.chain("from"), t.chain("host")
 	forward := t.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	t.rule(forward, t.in(), jump(from))
+	for i, f := range families {
+		t.rule(forward, t.in(), f.only(), jump(froms[i]))
+	}
+	t.rule(forward, t.in(), drop())
 	t.rule(forward, t.out(), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
 	t.rule(forward, t.out(), drop())
 
-	t.rule(from, t.srcIn(n.policedSet(), true), goTo(policed))
-	t.rule(from, t.out(), drop())
-	t.rule(from, t.inSubnet(dstOffset), drop())
-	t.rule(from, t.dstIn(n.allowedSet()), accept())
-	t.rule(from, t.dstIn(n.deniedSet()), drop())
-	t.rule(from, t.ipv4(expr.CmpOpEq), accept())
-	t.rule(from, drop())
+	t.hostChain(n, refuse)
 
+	nat := t.hook("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	for _, f := range families {
+		t.rule(nat, f.inSubnet(f.source), t.out(), accept())
+		t.rule(nat, f.inSubnet(f.source), t.lo(expr.MetaKeyOIFNAME), accept())
+		t.rule(nat, f.inSubnet(f.source), []expr.Any{&expr.Masq{}})
+	}
+	return nil
+}
+
+// addSets makes all sets. They get their numbers by hand: those that the library
+// hands out come from a variable that all goroutines share.
+func (n *Network) addSets(c *nftables.Conn, allowed []span) error {
+	add := func(s *nftables.Set, elements []nftables.SetElement) error {
+		if err := c.AddSet(s, elements); err != nil {
+			return fmt.Errorf("making the set %s: %w", s.Name, err)
+		}
+		return nil
+	}
+	for _, s := range []*nftables.Set{n.connectionsSet(), n.talkativeSet(), n.policedSet(), n.permissiveSet(), n.inspectSet()} {
+		if err := add(s, nil); err != nil {
+			return err
+		}
+	}
+	for _, f := range n.families() {
+		if err := add(n.allowedSet(f), f.rangeElements(allowed)); err != nil {
+			return err
+		}
+		if err := add(n.deniedSet(f), f.rangeElements(spans(f.denied))); err != nil {
+			return err
+		}
+		for _, s := range []*nftables.Set{n.openedSet(f), n.closedSet(f), n.learnedSet(f), n.datagramsSet(f)} {
+			if err := add(s, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sourceChain checks whom a packet is from.
+func (t *table) sourceChain(f *family) *nftables.Chain {
+	source := t.chain("source" + cmp.Or(f.suffix, "4"))
+	t.rule(source, f.notInSubnet(f.source), drop())
+	t.rule(source, t.spoofed(), drop())
+	if f.is6() {
+		t.rule(source, routed(), drop())
+	}
+	t.rule(source, accept())
+	return source
+}
+
+// fromChain decides about packets to the outside.
+func (t *table) fromChain(n *Network, f *family, policed *nftables.Chain) *nftables.Chain {
+	from := t.chain("from" + f.suffix)
+	t.rule(from, f.selfIn(n.policedSet(), true), goTo(policed))
+	t.rule(from, t.out(), drop())
+	t.rule(from, f.inSubnet(f.destination), drop())
+	t.rule(from, f.destinationIn(n.allowedSet(f)), accept())
+	t.rule(from, f.destinationIn(n.deniedSet(f)), drop())
+	t.rule(from, accept())
+	return from
+}
+
+// hostChain decides about packets to the host.
+func (t *table) hostChain(n *Network, refuse *nftables.Chain) {
+	host := t.chain("host")
 	input := t.hook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	t.rule(input, t.in(), jump(host))
 	t.rule(host, reply(), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
-	t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_UDP, dnsPort), accept())
-	t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_TCP, dnsPort), accept())
-	if n.proxyPort != 0 {
-		t.rule(host, t.dstIs(n.gateway), port(unix.IPPROTO_TCP, n.proxyPort), diverted(), accept())
+	four := n.family4()
+	t.rule(host, four.destinationIs(n.gateway), port(unix.IPPROTO_UDP, dnsPort), accept())
+	t.rule(host, four.destinationIs(n.gateway), port(unix.IPPROTO_TCP, dnsPort), accept())
+	for _, f := range n.families() {
+		if n.proxyPort != 0 {
+			t.rule(host, f.destinationIs(f.gateway), port(unix.IPPROTO_TCP, n.proxyPort), diverted(), accept())
+		}
+		t.rule(host, f.selfIn(n.policedSet(), true), goTo(refuse))
 	}
-	t.rule(host, t.srcIn(n.policedSet(), true), goTo(refuse))
 	t.rule(host, drop())
-
-	nat := t.hook("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	t.rule(nat, t.inSubnet(srcOffset), t.out(), accept())
-	t.rule(nat, t.inSubnet(srcOffset), t.lo(expr.MetaKeyOIFNAME), accept())
-	t.rule(nat, t.inSubnet(srcOffset), []expr.Any{&expr.Masq{}})
-	return nil
 }
 
 // removeFilter removes the table if it is there.
@@ -244,12 +310,13 @@ func (n *Network) SetAllowed(ctx context.Context, ranges []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	set := n.allowedSet()
-	set.ID = 0 // an existing one is found by name
-	c.FlushSet(set)
-	if e := elements(ranges); len(e) > 0 {
-		if err := c.SetAddElements(set, e); err != nil {
-			return fmt.Errorf("allowing ranges: %w", err)
+	for _, f := range n.families() {
+		set := named(n.allowedSet(f))
+		c.FlushSet(set)
+		if e := f.rangeElements(spans(ranges)); len(e) > 0 {
+			if err := c.SetAddElements(set, e); err != nil {
+				return fmt.Errorf("allowing ranges: %w", err)
+			}
 		}
 	}
 	if err := c.Flush(); err != nil {
@@ -274,37 +341,6 @@ func dialNFT(ctx context.Context) (*nftables.Conn, error) {
 		return nil, fmt.Errorf("opening a netlink socket for nftables: %w", err)
 	}
 	return c, nil
-}
-
-// elements are the set elements of ranges. Sets of intervals hold the first
-// address of each range and, marked as an end, the first one behind it. Ranges
-// may neither overlap nor touch, so they are merged.
-func elements(ranges []netip.Prefix) []nftables.SetElement {
-	type span struct{ first, behind uint64 }
-	spans := make([]span, 0, len(ranges))
-	for _, r := range ranges {
-		b := r.Masked().Addr().As4()
-		first := uint64(binary.BigEndian.Uint32(b[:]))
-		spans = append(spans, span{first, first + 1<<(32-r.Bits())})
-	}
-	slices.SortFunc(spans, func(a, b span) int { return int(int64(a.first) - int64(b.first)) })
-	merged := spans[:0]
-	for _, s := range spans {
-		if last := len(merged) - 1; last >= 0 && s.first <= merged[last].behind {
-			merged[last].behind = max(merged[last].behind, s.behind)
-			continue
-		}
-		merged = append(merged, s)
-	}
-	var list []nftables.SetElement
-	for _, s := range merged {
-		list = append(list, nftables.SetElement{Key: binary.BigEndian.AppendUint32(nil, uint32(s.first))})
-		// A range that reaches the last address has no end.
-		if s.behind <= math.MaxUint32 {
-			list = append(list, nftables.SetElement{Key: binary.BigEndian.AppendUint32(nil, uint32(s.behind)), IntervalEnd: true})
-		}
-	}
-	return list
 }
 
 // isMissing reports whether err says that the kernel lacks what was asked for.

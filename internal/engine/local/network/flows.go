@@ -35,10 +35,16 @@ func (n *Network) CutForbidden(sandbox netip.Addr) error {
 		}
 		n.flows = h
 	}
-	if _, err := n.flows.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, forbidden{n, sandbox, in}); err != nil {
-		n.flows.Close()
-		n.flows = nil
-		return fmt.Errorf("cutting connections of %s: %w", sandbox, err)
+	for _, f := range n.families() {
+		family := netlink.InetFamily(unix.AF_INET)
+		if f.is6() {
+			family = unix.AF_INET6
+		}
+		if _, err := n.flows.ConntrackDeleteFilters(netlink.ConntrackTable, family, forbidden{n, f, sandbox, in}); err != nil {
+			n.flows.Close()
+			n.flows = nil
+			return fmt.Errorf("cutting connections of %s: %w", sandbox, err)
+		}
 	}
 	return nil
 }
@@ -49,6 +55,7 @@ const flowsTimeout = 10 * time.Second
 // forbidden picks the connections to cut.
 type forbidden struct {
 	n       *Network
+	family  *family
 	sandbox netip.Addr
 	in      *installed
 }
@@ -58,11 +65,11 @@ func (f forbidden) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	src, _ := netip.AddrFromSlice(flow.Forward.SrcIP)
 	dst, _ := netip.AddrFromSlice(flow.Forward.DstIP)
 	src, dst = src.Unmap(), dst.Unmap()
-	if src != f.sandbox || f.n.subnet.Contains(dst) {
+	if f.n.Sandbox(src) != f.sandbox || f.family.subnet.Contains(dst) {
 		return false
 	}
 	// Those that go to the proxy end there.
-	if reply, _ := netip.AddrFromSlice(flow.Reverse.SrcIP); reply.Unmap() == f.n.gateway {
+	if reply, _ := netip.AddrFromSlice(flow.Reverse.SrcIP); reply.Unmap() == f.family.gateway {
 		return false
 	}
 	switch {

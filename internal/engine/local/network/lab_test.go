@@ -175,8 +175,46 @@ const (
 	metadata      = "169.254.169.254" // the cloud's
 	hostOutside6  = "2001:db8::1"
 	public6       = "2001:db8::2"
+	private6      = "fd99::1"
+	metadata6     = "fd00:ec2::254"
 	outsideSubnet = "10.213.0.0/24"
 )
+
+// place has the lab's addresses of one family.
+type place struct {
+	number                                               byte
+	public, private, metadata, hostOutside               string
+	any, everything, privateNet, metadataNet, outsideNet string
+}
+
+var places = []place{
+	{unix.NFPROTO_IPV4, public, private, metadata, hostOutside,
+		"0.0.0.0", "0.0.0.0/0", "10.99.0.0/24", "169.254.0.0/16", "203.0.113.0/24"},
+	{unix.NFPROTO_IPV6, public6, private6, metadata6, hostOutside6,
+		"::", "::/0", "fd99::/64", "fd00:ec2::/32", "2001:db8::/32"},
+}
+
+// of is the address of the same sandbox, or the gateway, in the place's family.
+func (p place) of(n *Network, addr string) string {
+	if p.number == unix.NFPROTO_IPV6 {
+		return n.Addr6(netip.MustParseAddr(addr)).String()
+	}
+	return addr
+}
+
+// inBothFamilies runs a test for each.
+func inBothFamilies(t *testing.T, f func(t *testing.T, p place)) {
+	for i, p := range places {
+		t.Run([]string{"IPv4", "IPv6"}[i], func(t *testing.T) {
+			if i == 1 && !usesIPv6() {
+				t.Skip("this host has no IPv6")
+			}
+			f(t, p)
+		})
+	}
+}
+
+func at(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
 // lab is a host that is connected to an outside.
 type lab struct {
@@ -255,15 +293,15 @@ func wire() (*ns, error) {
 	if err := setUp(hostOutside+"/24", hostOutside6+"/64"); err != nil {
 		return nil, err
 	}
-	if err := via("0.0.0.0/0", public); err != nil {
+	if err := errors.Join(via("0.0.0.0/0", public), via("::/0", public6)); err != nil {
 		return nil, err
 	}
 	err = n.try(func() error {
-		if err := setUp(public+"/24", private+"/32", metadata+"/32", public6+"/64"); err != nil {
+		if err := setUp(public+"/24", private+"/32", metadata+"/32", public6+"/64", private6+"/128", metadata6+"/128"); err != nil {
 			return err
 		}
 		// An outside that tries to get in.
-		return errors.Join(via("10.213.0.0/16", hostOutside), via("2001:db8:9::/64", hostOutside6))
+		return errors.Join(via("10.213.0.0/16", hostOutside), via("fd00::/8", hostOutside6))
 	})
 	return &n, err
 }
@@ -325,7 +363,7 @@ func checkNothingLeft(t testing.TB, n *Network) {
 			t.Errorf("interface %s is left", l.Attrs().Name)
 		}
 	}
-	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	routes, err := netlink.RouteList(nil, unix.AF_UNSPEC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +371,7 @@ func checkNothingLeft(t testing.TB, n *Network) {
 		if r.Dst == nil {
 			continue
 		}
-		if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok && n.subnet.Contains(a) {
+		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok && n.Sandbox(a.Unmap()).IsValid() {
 			t.Errorf("route %v is left", r)
 		}
 	}
@@ -341,12 +379,12 @@ func checkNothingLeft(t testing.TB, n *Network) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := netlink.AddrList(lo, unix.AF_INET)
+	addrs, err := netlink.AddrList(lo, unix.AF_UNSPEC)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range addrs {
-		if a.IP.String() == n.gateway.String() {
+		if a.IP.String() == n.gateway.String() || a.IP.String() == n.gateway6.String() {
 			t.Errorf("address %v is left", a)
 		}
 	}

@@ -26,8 +26,10 @@ type Options struct {
 	// of the sandboxes follow. /8 to /29. It must be used by nothing else.
 	Subnet netip.Prefix
 	// AllowedRanges are ranges that sandboxes may reach although they are
-	// private. IPv4 only: sandboxes have no IPv6.
+	// private.
 	AllowedRanges []netip.Prefix
+	// NoIPv6 leaves sandboxes without IPv6, as on a host that has none.
+	NoIPv6 bool
 	// Policies are those of sandboxes that live already, by address: they are in
 	// force from the moment that the filter is.
 	Policies map[netip.Addr]*Policy
@@ -56,8 +58,8 @@ func (o *Options) check() error {
 
 func checkRanges(ranges []netip.Prefix) error {
 	for _, r := range ranges {
-		if !r.IsValid() || !r.Addr().Is4() {
-			return fmt.Errorf("allowed range %s: an IPv4 range is needed, sandboxes have no IPv6", r)
+		if !r.IsValid() || r.Addr().Is4In6() {
+			return fmt.Errorf("allowed range %s: a range of IPv4 or IPv6 is needed", r)
 		}
 	}
 	return nil
@@ -70,8 +72,12 @@ type Network struct {
 	prefix  string // of interface names
 	subnet  netip.Prefix
 	gateway netip.Addr
-	hasIPv6 bool
-	log     *slog.Logger
+	// subnet6 and gateway6 are not valid when sandboxes have no IPv6.
+	subnet6  netip.Prefix
+	gateway6 netip.Addr
+	// knowsIPv6 says that the kernel does.
+	knowsIPv6 bool
+	log       *slog.Logger
 
 	proxyPort   uint16
 	reportGroup uint16
@@ -100,13 +106,28 @@ func New(ctx context.Context, o Options) (*Network, error) {
 	if err := n.installFilter(ctx, o.AllowedRanges, o.Policies); err != nil {
 		return nil, fmt.Errorf("setting up the packet filter: %w", err)
 	}
-	if err := n.addGateway(ctx); err != nil {
-		return nil, fmt.Errorf("adding the gateway address %s: %w", n.gateway, err)
+	if err := n.addGateways(ctx); err != nil {
+		return nil, fmt.Errorf("adding the gateway's addresses: %w", err)
 	}
 	if err := n.enableForwarding(); err != nil {
 		return nil, fmt.Errorf("turning on IPv4 forwarding: %w", err)
 	}
+	if n.subnet6.IsValid() {
+		if err := n.enableForwarding6(); err != nil {
+			return nil, fmt.Errorf("turning on IPv6 forwarding: %w", err)
+		}
+	}
 	return n, nil
+}
+
+// Gateways are the host's addresses as sandboxes will see them: one of IPv4 and, if
+// they will have IPv6, one of that.
+func (o *Options) Gateways() []netip.Addr {
+	list := []netip.Addr{GatewayOf(o.Subnet)}
+	if !o.NoIPv6 && usesIPv6() {
+		list = append(list, within6(prefix6(o.Name, o.Subnet), list[0]))
+	}
+	return list
 }
 
 func newNetwork(o Options) *Network {
@@ -120,13 +141,18 @@ func newNetwork(o Options) *Network {
 		proxyPort: o.ProxyPort, reportGroup: o.ReportGroup,
 		policies: map[netip.Addr]*installed{},
 	}
-	n.shut = without(spans(denied), spans(o.AllowedRanges))
-	n.never = spans(append(slices.Clone(never), n.subnet))
+	n.shut = without(spans(slices.Concat(denied4, denied6)), spans(o.AllowedRanges))
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
-	_, err := os.Stat("/proc/sys/net/ipv6")
-	n.hasIPv6 = err == nil
+	n.knowsIPv6 = knowsIPv6()
+	own := []netip.Prefix{n.subnet}
+	if !o.NoIPv6 && usesIPv6() {
+		n.subnet6 = prefix6(o.Name, o.Subnet)
+		n.gateway6 = within6(n.subnet6, n.gateway)
+		own = append(own, n.subnet6)
+	}
+	n.never = spans(slices.Concat(never, own))
 	return n
 }
 
@@ -136,6 +162,34 @@ func GatewayOf(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().N
 // Gateway is the host's address as sandboxes see it, where the resolver
 // listens.
 func (n *Network) Gateway() netip.Addr { return n.gateway }
+
+// HasIPv6 says whether sandboxes have IPv6.
+func (n *Network) HasIPv6() bool { return n.subnet6.IsValid() }
+
+// Addr6 is the IPv6 address of the sandbox with that IPv4 address. It is not
+// valid when sandboxes have no IPv6.
+func (n *Network) Addr6(sandbox netip.Addr) netip.Addr {
+	if !n.subnet6.IsValid() || !n.subnet.Contains(sandbox) {
+		return netip.Addr{}
+	}
+	return within6(n.subnet6, sandbox)
+}
+
+// Sandbox is the IPv4 address, by which a sandbox is known, of the one that
+// either of its addresses belongs to. It is not valid for an address outside of
+// the subnets.
+func (n *Network) Sandbox(a netip.Addr) netip.Addr {
+	switch {
+	case n.subnet.Contains(a):
+		return a
+	case n.subnet6.IsValid() && n.subnet6.Contains(a):
+		b := a.As16()
+		if four := netip.AddrFrom4([4]byte(b[12:])); n.subnet.Contains(four) {
+			return four
+		}
+	}
+	return netip.Addr{}
+}
 
 // Capacity is the number of indexes; they begin at 0.
 func (n *Network) Capacity() int { return capacity(n.subnet) }
@@ -244,27 +298,37 @@ func (n *Network) Teardown(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.do(message(unix.RTM_DELADDR, 0, n.gatewayAddress()))
-	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("removing the gateway address %s: %w", n.gateway, err)
+	for _, a := range n.gatewayAddresses() {
+		if _, err = c.do(message(unix.RTM_DELADDR, 0, a)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("removing the gateway's address: %w", err)
+		}
 	}
 	return nil
 }
 
-// addGateway puts the gateway's address on the loopback interface, which every
-// host has; not every kernel has dummy interfaces. Its scope is "host", so that
-// the kernel never picks it as the source of anything but what the routes to
-// the sandboxes say.
-func (n *Network) addGateway(ctx context.Context) error {
+// addGateways puts the gateway's addresses on the loopback interface, which every
+// host has; not every kernel has dummy interfaces. The scope of that of IPv4 is
+// "host", so that the kernel never picks it as the source of anything but what
+// the routes to the sandboxes say; IPv6 has no such scope, and picks a unique
+// local address only for others of the same range.
+func (n *Network) addGateways(ctx context.Context) error {
 	c, err := dialHost(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_, err = c.do(message(unix.RTM_NEWADDR, create|replace, n.gatewayAddress()))
-	return err
+	for _, a := range n.gatewayAddresses() {
+		if _, err := c.do(message(unix.RTM_NEWADDR, create|replace, a)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (n *Network) gatewayAddress() []byte {
-	return address(loopback, n.gateway, unix.RT_SCOPE_HOST, "lo:pd"+n.name)
+func (n *Network) gatewayAddresses() [][]byte {
+	list := [][]byte{address(loopback, n.gateway, unix.RT_SCOPE_HOST, "lo:pd"+n.name)}
+	if n.subnet6.IsValid() {
+		list = append(list, address(loopback, n.gateway6, unix.RT_SCOPE_UNIVERSE, ""))
+	}
+	return list
 }

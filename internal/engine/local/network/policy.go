@@ -2,10 +2,8 @@ package network
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,8 +14,8 @@ import (
 // Policy is what one sandbox may reach, as far as packets tell. A sandbox
 // without one reaches what Options say.
 type Policy struct {
-	// Ranges are what rules about addresses decide; disjoint and in order. IPv4
-	// only.
+	// Ranges are what rules about addresses decide, of both families; those of
+	// one are disjoint.
 	Ranges []Range
 	// DefaultAllow lets everything else pass that a sandbox without a policy
 	// reaches. Without it everything else is refused.
@@ -52,16 +50,26 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"),     // most clouds, and link-local
 	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure's agent of the host
 	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud, the older address
 	netip.MustParsePrefix("224.0.0.0/4"),
 	netip.MustParsePrefix("240.0.0.0/4"),
+	// IPv4 within IPv6, in all its forms.
+	netip.MustParsePrefix("::/96"), // with loopback
+	netip.MustParsePrefix("::ffff:0:0/96"),
+	netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("2001::/32"),
+	netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+	netip.MustParsePrefix("fd00:ec2::254/128"), // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),  // Google Cloud
+	netip.MustParsePrefix("fd00:42::42/128"),   // Scaleway
 }
 
-// span is a range of IPv4 addresses as numbers, both ends included.
-type span struct{ first, last uint64 }
-
 // elementsPerMessage keeps a list of elements below the 64 KiB that a netlink
-// attribute can have; one element takes 36 bytes.
+// attribute can have; one element takes up to 48 bytes.
 const elementsPerMessage = 1000
 
 // sets are the numbers of the table's sets within the transaction that makes
@@ -80,40 +88,6 @@ const (
 	talkativeID
 )
 
-// pair is the type of a key of two IPv4 addresses, the sandbox's and the other
-// side's. Sets of ranges take it as one number of 64 bits, so that the kernel
-// keeps them in a tree: what it has for ranges of several fields is copied as a
-// whole with every change.
-var pair = func() nftables.SetDatatype {
-	t := nftables.TypeInteger
-	t.Bytes = 8
-	return t
-}()
-
-func (n *Network) sandboxSet(name string, id uint32) *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: name, ID: id, KeyType: nftables.TypeIPAddr}
-}
-
-func (n *Network) policedSet() *nftables.Set    { return n.sandboxSet("policed", policedID) }
-func (n *Network) permissiveSet() *nftables.Set { return n.sandboxSet("permissive", permissiveID) }
-func (n *Network) inspectSet() *nftables.Set    { return n.sandboxSet("inspect", inspectID) }
-
-func (n *Network) openedSet() *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: "opened", ID: openedID, KeyType: pair, Interval: true}
-}
-
-func (n *Network) closedSet() *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: "closed", ID: closedID, KeyType: pair, Interval: true}
-}
-
-func (n *Network) learnedSet() *nftables.Set   { return n.timedSet("learned", learnedID) }
-func (n *Network) datagramsSet() *nftables.Set { return n.timedSet("datagrams", datagramsID) }
-
-func (n *Network) timedSet(name string, id uint32) *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: name, ID: id, HasTimeout: true, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)}
-}
-
 // installed is a policy as it is in the kernel.
 type installed struct {
 	opened, closed        []span
@@ -124,10 +98,10 @@ type installed struct {
 func (n *Network) compile(p *Policy) (*installed, error) {
 	in := &installed{permissive: p.DefaultAllow, inspected: p.Inspect}
 	for _, r := range p.Ranges {
-		if !r.First.Is4() || !r.Last.Is4() || r.Last.Less(r.First) {
-			return nil, fmt.Errorf("range %s to %s: IPv4 addresses in order are needed", r.First, r.Last)
+		if !r.First.IsValid() || r.First.Is4() != r.Last.Is4() || r.First.Is4In6() || r.Last.Is4In6() || r.Last.Less(r.First) {
+			return nil, fmt.Errorf("range %s to %s: two addresses of one family, in order, are needed", r.First, r.Last)
 		}
-		s := span{number(r.First), number(r.Last)}
+		s := span{r.First, r.Last}
 		switch {
 		case !r.Allow:
 			in.closed = append(in.closed, s)
@@ -139,93 +113,6 @@ func (n *Network) compile(p *Policy) (*installed, error) {
 	}
 	in.opened, in.closed = join(in.opened), join(in.closed)
 	return in, nil
-}
-
-func number(a netip.Addr) uint64 {
-	b := a.As4()
-	return uint64(binary.BigEndian.Uint32(b[:]))
-}
-
-// spans are the ranges of prefixes, joined.
-func spans(list []netip.Prefix) []span {
-	var out []span
-	for _, p := range list {
-		first := number(p.Masked().Addr())
-		out = append(out, span{first, first + 1<<(32-p.Bits()) - 1})
-	}
-	return join(out)
-}
-
-// join sorts and joins ranges that overlap or touch: the kernel's sets take
-// neither.
-func join(list []span) []span {
-	slices.SortFunc(list, func(a, b span) int { return int(int64(a.first) - int64(b.first)) })
-	out := list[:0]
-	for _, s := range list {
-		if last := len(out) - 1; last >= 0 && s.first <= out[last].last+1 {
-			out[last].last = max(out[last].last, s.last)
-			continue
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-// without is what is left of the ranges when the others, joined, are taken out.
-func without(list, others []span) []span {
-	var out []span
-	for _, s := range list {
-		for _, o := range others {
-			if o.last < s.first || o.first > s.last {
-				continue
-			}
-			if o.first > s.first {
-				out = append(out, span{s.first, o.first - 1})
-			}
-			s.first = o.last + 1
-		}
-		if s.first <= s.last {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-func inSpans(list []span, a netip.Addr) bool {
-	if !a.Is4() {
-		return false
-	}
-	x := number(a)
-	i, found := slices.BinarySearchFunc(list, x, func(s span, x uint64) int {
-		switch {
-		case s.last < x:
-			return -1
-		case s.first > x:
-			return 1
-		}
-		return 0
-	})
-	return found && i < len(list)
-}
-
-// pairElements are the elements of a sandbox's ranges. The last address of all
-// is in none of them, so that those of two sandboxes never touch.
-func pairElements(sandbox netip.Addr, list []span) []nftables.SetElement {
-	out := make([]nftables.SetElement, 0, 2*len(list))
-	for _, s := range list {
-		if s.first == math.MaxUint32 {
-			continue
-		}
-		behind := min(s.last, math.MaxUint32-1) + 1
-		out = append(out,
-			nftables.SetElement{Key: pairKey(sandbox, s.first)},
-			nftables.SetElement{Key: pairKey(sandbox, behind), IntervalEnd: true})
-	}
-	return out
-}
-
-func pairKey(sandbox netip.Addr, other uint64) []byte {
-	return binary.BigEndian.AppendUint32(sandbox.AsSlice(), uint32(other))
 }
 
 // flag puts a sandbox into a set or takes it out.
@@ -248,28 +135,15 @@ func (n *Network) replace(x *change, sandbox netip.Addr, old, in *installed) {
 	if is == nil {
 		is = &installed{}
 	}
-	x.remove(named(n.openedSet()), pairElements(sandbox, minus(was.opened, is.opened)))
-	x.remove(named(n.closedSet()), pairElements(sandbox, minus(was.closed, is.closed)))
-	x.add(named(n.openedSet()), pairElements(sandbox, minus(is.opened, was.opened)))
-	x.add(named(n.closedSet()), pairElements(sandbox, minus(is.closed, was.closed)))
+	for _, f := range n.families() {
+		x.remove(named(n.openedSet(f)), f.pairElements(sandbox, minus(was.opened, is.opened)))
+		x.remove(named(n.closedSet(f)), f.pairElements(sandbox, minus(was.closed, is.closed)))
+		x.add(named(n.openedSet(f)), f.pairElements(sandbox, minus(is.opened, was.opened)))
+		x.add(named(n.closedSet(f)), f.pairElements(sandbox, minus(is.closed, was.closed)))
+	}
 	x.flag(named(n.permissiveSet()), sandbox, was.permissive, is.permissive)
 	x.flag(named(n.inspectSet()), sandbox, was.inspected, is.inspected)
 	x.flag(named(n.policedSet()), sandbox, old != nil, in != nil)
-}
-
-// minus are the ranges of a that are not, as they are, in b.
-func minus(a, b []span) []span {
-	have := make(map[span]bool, len(b))
-	for _, s := range b {
-		have[s] = true
-	}
-	var out []span
-	for _, s := range a {
-		if !have[s] {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 // named refers to an existing set.
@@ -314,10 +188,12 @@ func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *instal
 	n.replace(x, sandbox, old, next)
 	// One that has expired can't be deleted; adding it first makes sure that it
 	// is there.
-	list := learnedElements(sandbox, forget)
-	for _, set := range []*nftables.Set{n.learnedSet(), n.datagramsSet()} {
-		x.add(named(set), list)
-		x.remove(named(set), list)
+	for _, f := range n.families() {
+		list := f.learnedElements(sandbox, forget)
+		for _, set := range []*nftables.Set{n.learnedSet(f), n.datagramsSet(f)} {
+			x.add(named(set), list)
+			x.remove(named(set), list)
+		}
 	}
 	if err := n.commit(x); err != nil {
 		return err
@@ -330,11 +206,11 @@ func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *instal
 	return nil
 }
 
-func learnedElements(sandbox netip.Addr, addrs []netip.Addr) []nftables.SetElement {
+func (f *family) learnedElements(sandbox netip.Addr, addrs []netip.Addr) []nftables.SetElement {
 	var out []nftables.SetElement
 	for _, a := range addrs {
-		if a.Is4() {
-			out = append(out, nftables.SetElement{Key: pairKey(sandbox, number(a)), Timeout: time.Minute})
+		if a.Is6() == f.is6() {
+			out = append(out, nftables.SetElement{Key: pairKey(sandbox, a), Timeout: time.Minute})
 		}
 	}
 	return out
@@ -344,15 +220,9 @@ func learnedElements(sandbox netip.Addr, addrs []netip.Addr) []nftables.SetEleme
 // lifetime from now, through the proxy for TCP. It returns when the kernel knows
 // them. The caller has checked them.
 func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned) error {
-	var elements, datagrams []nftables.SetElement
 	for _, l := range list {
-		if !l.Addr.Is4() {
-			return fmt.Errorf("learning %s: only IPv4 addresses can be reached", l.Addr)
-		}
-		e := nftables.SetElement{Key: pairKey(sandbox, number(l.Addr)), Timeout: l.Lifetime}
-		elements = append(elements, e)
-		if !l.TCPOnly {
-			datagrams = append(datagrams, e)
+		if !l.Addr.IsValid() || l.Addr.Is4In6() || l.Addr.Is6() && !n.subnet6.IsValid() {
+			return fmt.Errorf("learning %s: sandboxes here can't reach such an address", l.Addr)
 		}
 	}
 	n.firewall.Lock()
@@ -364,8 +234,21 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 	if err != nil {
 		return err
 	}
-	x.renew(named(n.learnedSet()), elements)
-	x.renew(named(n.datagramsSet()), datagrams)
+	for _, f := range n.families() {
+		var elements, datagrams []nftables.SetElement
+		for _, l := range list {
+			if l.Addr.Is6() != f.is6() {
+				continue
+			}
+			e := nftables.SetElement{Key: pairKey(sandbox, l.Addr), Timeout: l.Lifetime}
+			elements = append(elements, e)
+			if !l.TCPOnly {
+				datagrams = append(datagrams, e)
+			}
+		}
+		x.renew(named(n.learnedSet(f)), elements)
+		x.renew(named(n.datagramsSet(f)), datagrams)
+	}
 	if err := n.commit(x); err != nil {
 		return fmt.Errorf("learning addresses for %s: %w", sandbox, err)
 	}
@@ -376,7 +259,7 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 // concerned: any public one, those of Options.AllowedRanges, and those that one
 // of the ranges given opens.
 func (n *Network) Opens(a netip.Addr, ranges []Range) bool {
-	if !a.Is4() || n.subnet.Contains(a) || inSpans(n.never, a) {
+	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !n.subnet6.IsValid() || inSpans(n.never, a) {
 		return false
 	}
 	if !inSpans(n.shut, a) {
@@ -393,7 +276,10 @@ func (n *Network) Opens(a netip.Addr, ranges []Range) bool {
 // installPolicies fills the sets of a new table.
 func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Policy) error {
 	n.policies = make(map[netip.Addr]*installed, len(policies))
-	var opened, closed, police, permissive, inspect []nftables.SetElement
+	x := &change{c: c}
+	families := n.families()
+	opened, closed := make([][]nftables.SetElement, len(families)), make([][]nftables.SetElement, len(families))
+	var police, permissive, inspect []nftables.SetElement
 	for _, sandbox := range slices.SortedFunc(maps.Keys(policies), netip.Addr.Compare) {
 		in, err := n.compile(policies[sandbox])
 		if err != nil {
@@ -408,12 +294,15 @@ func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Pol
 		if in.inspected {
 			inspect = append(inspect, self)
 		}
-		opened = append(opened, pairElements(sandbox, in.opened)...)
-		closed = append(closed, pairElements(sandbox, in.closed)...)
+		for i, f := range families {
+			opened[i] = append(opened[i], f.pairElements(sandbox, in.opened)...)
+			closed[i] = append(closed[i], f.pairElements(sandbox, in.closed)...)
+		}
 	}
-	x := &change{c: c}
-	x.add(n.openedSet(), opened)
-	x.add(n.closedSet(), closed)
+	for i, f := range families {
+		x.add(n.openedSet(f), opened[i])
+		x.add(n.closedSet(f), closed[i])
+	}
 	x.add(n.permissiveSet(), permissive)
 	x.add(n.inspectSet(), inspect)
 	x.add(n.policedSet(), police)

@@ -21,14 +21,12 @@ func oneAddr(s string, allow, reserved bool) Range {
 
 func within(s string, allow, reserved bool) Range {
 	all := spans([]netip.Prefix{netip.MustParsePrefix(s)})[0]
-	return Range{First: toAddr(all.first), Last: toAddr(all.last), Allow: allow, Reserved: reserved}
+	return Range{First: all.first, Last: all.last, Allow: allow, Reserved: reserved}
 }
 
-func toAddr(n uint64) netip.Addr {
-	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-}
+func TestPolicyPackets(t *testing.T) { inBothFamilies(t, testPolicyPackets) }
 
-func TestPolicyPackets(t *testing.T) {
+func testPolicyPackets(t *testing.T, p place) {
 	const (
 		reached = "reached"
 		refused = "refused"
@@ -38,11 +36,13 @@ func TestPolicyPackets(t *testing.T) {
 	var host *ns
 	o.ProxyPort = 9999
 	l := newLab(t, o)
-	host.whoami(t, "10.213.0.1:9999")
-	l.outside.whoami(t, "0.0.0.0:80")
-	l.outside.whoami(t, "0.0.0.0:853")
+	gateway := p.of(l.Network, "10.213.0.1")
+	host.whoami(t, at(gateway, 9999))
+	l.outside.whoami(t, at(p.any, 80))
+	l.outside.whoami(t, at(p.any, 853))
 	a, addr := l.sandbox(t, 0)
 	self := netip.MustParseAddr(addr)
+	addr = p.of(l.Network, addr)
 	ctx := testContext(t)
 
 	dial := func(to string) string {
@@ -74,30 +74,30 @@ func TestPolicyPackets(t *testing.T) {
 		forget []string
 		to     map[string]string
 	}{
-		{"none", nil, nil, nil, map[string]string{public: reached, private: refused}},
-		{"deny all", &Policy{}, nil, nil, map[string]string{public: refused, private: refused, metadata: refused}},
-		{"an address", &Policy{Ranges: ranges(oneAddr(public, true, false))}, nil, nil,
-			map[string]string{public: reached, private: refused}},
-		{"a range does not open what is private", &Policy{Ranges: ranges(within("0.0.0.0/0", true, false))}, nil, nil,
-			map[string]string{public: reached, private: refused, metadata: refused}},
-		{"a private range", &Policy{Ranges: ranges(within("10.99.0.0/24", true, true))}, nil, nil,
-			map[string]string{public: refused, private: reached}},
-		{"metadata never", &Policy{Ranges: ranges(within("169.254.0.0/16", true, true))}, nil, nil,
-			map[string]string{metadata: refused}},
-		{"the host never", &Policy{Ranges: ranges(within("10.0.0.0/8", true, true), within("203.0.113.0/24", true, false))}, nil, nil,
-			map[string]string{hostOutside: refused, "10.213.0.1": refused, private: reached}},
-		{"allow but", &Policy{DefaultAllow: true, Ranges: ranges(oneAddr(public, false, false))}, nil, nil,
-			map[string]string{public: refused, private: refused}},
-		{"allow", &Policy{DefaultAllow: true}, nil, nil, map[string]string{public: reached, private: refused}},
-		{"learned", &Policy{}, []string{public}, nil, map[string]string{public: proxied, private: refused}},
-		{"learned stays", &Policy{}, nil, nil, map[string]string{public: proxied}},
-		{"learned before closed", &Policy{Ranges: ranges(oneAddr(public, false, false))}, nil, nil, map[string]string{public: proxied}},
-		{"forgotten", &Policy{}, nil, []string{public, private}, map[string]string{public: refused}},
+		{"none", nil, nil, nil, map[string]string{p.public: reached, p.private: refused}},
+		{"deny all", &Policy{}, nil, nil, map[string]string{p.public: refused, p.private: refused, p.metadata: refused}},
+		{"an address", &Policy{Ranges: ranges(oneAddr(p.public, true, false))}, nil, nil,
+			map[string]string{p.public: reached, p.private: refused}},
+		{"a range does not open what is private", &Policy{Ranges: ranges(within(p.everything, true, false))}, nil, nil,
+			map[string]string{p.public: reached, p.private: refused, p.metadata: refused}},
+		{"a private range", &Policy{Ranges: ranges(within(p.privateNet, true, true))}, nil, nil,
+			map[string]string{p.public: refused, p.private: reached}},
+		{"metadata never", &Policy{Ranges: ranges(within(p.metadataNet, true, true))}, nil, nil,
+			map[string]string{p.metadata: refused}},
+		{"the host never", &Policy{Ranges: ranges(within("10.0.0.0/8", true, true), within("fc00::/7", true, true), within(p.outsideNet, true, false))}, nil, nil,
+			map[string]string{p.hostOutside: refused, gateway: refused, p.private: reached}},
+		{"allow but", &Policy{DefaultAllow: true, Ranges: ranges(oneAddr(p.public, false, false))}, nil, nil,
+			map[string]string{p.public: refused, p.private: refused}},
+		{"allow", &Policy{DefaultAllow: true}, nil, nil, map[string]string{p.public: reached, p.private: refused}},
+		{"learned", &Policy{}, []string{p.public}, nil, map[string]string{p.public: proxied, p.private: refused}},
+		{"learned stays", &Policy{}, nil, nil, map[string]string{p.public: proxied}},
+		{"learned before closed", &Policy{Ranges: ranges(oneAddr(p.public, false, false))}, nil, nil, map[string]string{p.public: proxied}},
+		{"forgotten", &Policy{}, nil, []string{p.public, p.private}, map[string]string{p.public: refused}},
 		{"inspect all", &Policy{DefaultAllow: true, Inspect: true}, nil, nil,
-			map[string]string{public: proxied, private: refused, hostOutside: refused, metadata: refused}},
-		{"inspect opened", &Policy{Inspect: true, Ranges: ranges(within("10.99.0.0/24", true, true))}, nil, nil,
-			map[string]string{public: refused, private: proxied}},
-		{"none again", nil, nil, []string{public}, map[string]string{public: reached}},
+			map[string]string{p.public: proxied, p.private: refused, p.hostOutside: refused, p.metadata: refused}},
+		{"inspect opened", &Policy{Inspect: true, Ranges: ranges(within(p.privateNet, true, true))}, nil, nil,
+			map[string]string{p.public: refused, p.private: proxied}},
+		{"none again", nil, nil, []string{p.public}, map[string]string{p.public: reached}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var forget []netip.Addr
@@ -118,14 +118,14 @@ func TestPolicyPackets(t *testing.T) {
 			var wg sync.WaitGroup
 			for to, want := range test.to {
 				wg.Go(func() {
-					if got := dial(to + ":80"); got != want {
+					if got := dial(at(to, 80)); got != want {
 						t.Errorf("%s: %s, want %s", to, got, want)
 					}
 				})
 			}
 			wg.Wait()
 			if test.policy != nil {
-				if got := dial(public + ":853"); got != refused {
+				if got := dial(at(p.public, 853)); got != refused {
 					t.Errorf("DNS over TLS: %s", got)
 				}
 			}
@@ -138,21 +138,23 @@ func TestPolicyPackets(t *testing.T) {
 
 // UDP goes to learned addresses, but not to all ports, and not where requests
 // are looked at.
-func TestLearnedDatagrams(t *testing.T) {
+func TestLearnedDatagrams(t *testing.T) { inBothFamilies(t, testLearnedDatagrams) }
+
+func testLearnedDatagrams(t *testing.T, p place) {
 	l := newLab(t, options("g", outsideSubnet))
 	a, addr := l.sandbox(t, 0)
 	self, ctx := netip.MustParseAddr(addr), testContext(t)
-	server, quic := l.outside.inbox(t, public+":9"), l.outside.inbox(t, public+":443")
+	server, quic := l.outside.inbox(t, at(p.public, 9)), l.outside.inbox(t, at(p.public, 443))
 	if err := l.SetPolicy(ctx, self, &Policy{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	a.send(t, public+":9", "not learned")
+	a.send(t, at(p.public, 9), "not learned")
 	for _, tcpOnly := range []bool{true, false} {
-		if err := l.Learn(ctx, self, []Learned{{Addr: netip.MustParseAddr(public), Lifetime: time.Hour, TCPOnly: tcpOnly}}); err != nil {
+		if err := l.Learn(ctx, self, []Learned{{Addr: netip.MustParseAddr(p.public), Lifetime: time.Hour, TCPOnly: tcpOnly}}); err != nil {
 			t.Fatal(err)
 		}
-		a.send(t, public+":443", "quic")
-		a.send(t, public+":9", fmt.Sprint("TCP only: ", tcpOnly))
+		a.send(t, at(p.public, 443), "quic")
+		a.send(t, at(p.public, 9), fmt.Sprint("TCP only: ", tcpOnly))
 	}
 	if got := receive(t, server); got != "TCP only: false" {
 		t.Errorf("the server got %q", got)
@@ -164,7 +166,9 @@ func TestLearnedDatagrams(t *testing.T) {
 }
 
 // A refusal is told at once, and reported.
-func TestRefusalsAreReported(t *testing.T) {
+func TestRefusalsAreReported(t *testing.T) { inBothFamilies(t, testRefusalsAreReported) }
+
+func testRefusalsAreReported(t *testing.T, p place) {
 	o := options("d", outsideSubnet)
 	o.ReportGroup = 28999
 	if !CanReport(testContext(t)) {
@@ -187,7 +191,7 @@ func TestRefusalsAreReported(t *testing.T) {
 	<-bound
 	for {
 		begin := time.Now()
-		_, err := a.dial(public + ":4321")
+		_, err := a.dial(at(p.public, 4321))
 		if err == nil {
 			t.Fatal("reached")
 		}
@@ -196,7 +200,7 @@ func TestRefusalsAreReported(t *testing.T) {
 		}
 		select {
 		case d := <-drops:
-			if d.Sandbox.String() != addr || d.To.String() != public+":4321" || d.Protocol != unix.IPPROTO_TCP || d.Source == 0 {
+			if d.Sandbox.String() != addr || d.To.String() != at(p.public, 4321) || d.Protocol != unix.IPPROTO_TCP || d.Source == 0 {
 				t.Errorf("reported %+v", d)
 			}
 			return
@@ -208,38 +212,42 @@ func TestRefusalsAreReported(t *testing.T) {
 }
 
 // The table of a restarted server has the policies from the start.
-func TestPoliciesSurviveRestart(t *testing.T) {
+func TestPoliciesSurviveRestart(t *testing.T) { inBothFamilies(t, testPoliciesSurviveRestart) }
+
+func testPoliciesSurviveRestart(t *testing.T, p place) {
 	o := options("w", outsideSubnet)
 	l := newLab(t, o)
-	l.outside.whoami(t, "0.0.0.0:80")
+	l.outside.whoami(t, at(p.any, 80))
 	a, addr := l.sandbox(t, 0)
-	o.Policies = map[netip.Addr]*Policy{netip.MustParseAddr(addr): {Ranges: ranges(oneAddr(private, true, true))}}
+	o.Policies = map[netip.Addr]*Policy{netip.MustParseAddr(addr): {Ranges: ranges(oneAddr(p.private, true, true))}}
 	again, err := New(testContext(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.dial(public + ":80"); err == nil {
+	if _, err := a.dial(at(p.public, 80)); err == nil {
 		t.Error("reached what is not allowed")
 	}
-	if _, err := a.dial(private + ":80"); err != nil {
+	if _, err := a.dial(at(p.private, 80)); err != nil {
 		t.Error(err)
 	}
 	if err := again.SetPolicy(testContext(t), netip.MustParseAddr(addr), nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.dial(public + ":80"); err != nil {
+	if _, err := a.dial(at(p.public, 80)); err != nil {
 		t.Error(err)
 	}
 }
 
 // UDP that a new policy forbids stops in both directions.
-func TestPolicyCutsFlows(t *testing.T) {
+func TestPolicyCutsFlows(t *testing.T) { inBothFamilies(t, testPolicyCutsFlows) }
+
+func testPolicyCutsFlows(t *testing.T, p place) {
 	l := newLab(t, options("c", outsideSubnet))
 	a, addr := l.sandbox(t, 0)
-	server := l.outside.inbox(t, "0.0.0.0:7777")
+	server := l.outside.inbox(t, at(p.any, 7777))
 	var c net.Conn
 	a.do(t, func() (err error) {
-		c, err = net.Dial("udp", public+":7777")
+		c, err = net.Dial("udp", at(p.public, 7777))
 		return err
 	})
 	defer c.Close()
@@ -271,16 +279,28 @@ func TestPolicyCutsFlows(t *testing.T) {
 	}
 }
 
+// The addresses are the last of IPv4 and the first of IPv6, where an error about
+// the border would show.
 func TestSpans(t *testing.T) {
+	const size = 64
+	addr := func(i int) netip.Addr {
+		if i < size/2 {
+			return netip.AddrFrom4([4]byte{255, 255, 255, byte(256 - size/2 + i)})
+		}
+		return netip.AddrFrom16([16]byte{15: byte(i - size/2)})
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		const size = 64
 		draw := func(name string) ([]span, [size]bool) {
 			var list []span
 			var in [size]bool
 			for range rapid.IntRange(0, 6).Draw(t, name) {
-				first := rapid.Uint64Range(0, size-1).Draw(t, "first")
-				last := rapid.Uint64Range(first, size-1).Draw(t, "last")
-				list = append(list, span{first, last})
+				first := rapid.IntRange(0, size-1).Draw(t, "first")
+				most := size - 1
+				if first < size/2 {
+					most = size/2 - 1
+				}
+				last := rapid.IntRange(first, most).Draw(t, "last")
+				list = append(list, span{addr(first), addr(last)})
 				for i := first; i <= last; i++ {
 					in[i] = true
 				}
@@ -290,14 +310,17 @@ func TestSpans(t *testing.T) {
 		a, inA := draw("a")
 		b, inB := draw("b")
 		left := without(a, b)
-		for i := range uint64(size) {
+		for i := range size {
 			want := inA[i] && !inB[i]
-			if got := inSpans(left, toAddr(i)); got != want {
-				t.Fatalf("%v without %v: %d is in: %v", a, b, i, got)
+			if got := inSpans(left, addr(i)); got != want {
+				t.Fatalf("%v without %v: %s is in: %v", a, b, addr(i), got)
+			}
+			if got := inSpans(ofFamily(a, i >= size/2), addr(i)); got != inA[i] {
+				t.Fatalf("%v of its family: %s is in: %v", a, addr(i), got)
 			}
 		}
 		for i := 1; i < len(a); i++ {
-			if a[i].first <= a[i-1].last+1 {
+			if a[i].is6() == a[i-1].is6() && !a[i-1].last.Next().Less(a[i].first) {
 				t.Fatalf("%v touch", a)
 			}
 		}
@@ -306,8 +329,9 @@ func TestSpans(t *testing.T) {
 
 func FuzzParseDrop(f *testing.F) {
 	f.Add([]byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4})
+	f.Add(append(append([]byte{0x60, 0, 0, 0, 0, 20, 0, 64}, make([]byte, 32)...), 6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, ok := parsePacket(b); ok && (!d.Sandbox.Is4() || !d.To.Addr().Is4()) {
+		if d, ok := parsePacket(b); ok && d.Sandbox.Is4() != d.To.Addr().Is4() {
 			t.Fatal(fmt.Sprint(d))
 		}
 		parseDrop(b)

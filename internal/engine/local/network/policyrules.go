@@ -2,7 +2,6 @@ package network
 
 import (
 	"encoding/binary"
-	"math"
 	"time"
 
 	"github.com/google/nftables"
@@ -23,30 +22,12 @@ const (
 	reportRate  = 10
 	reportBurst = 20
 	// reportBytes is how much of a packet is reported: the headers.
-	reportBytes = 64
+	reportBytes = 80
 	// reportMemory is how long the kernel remembers the rate of a silent one.
 	reportMemory = time.Minute
 )
 
-// policySets makes the sets that policies need, empty.
-func (n *Network) policySets(c *nftables.Conn) error {
-	for _, s := range []*nftables.Set{
-		n.policedSet(), n.permissiveSet(), n.inspectSet(), n.openedSet(), n.closedSet(), n.learnedSet(), n.datagramsSet(), n.talkativeSet(),
-	} {
-		if err := c.AddSet(s, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (n *Network) talkativeSet() *nftables.Set {
-	return &nftables.Set{Table: n.nftTable(), Name: "talkative", ID: talkativeID, KeyType: nftables.TypeIPAddr,
-		Dynamic: true, HasTimeout: true, Timeout: reportMemory, Size: math.MaxUint16}
-}
-
-// policyChains adds what holds for sandboxes with a policy. As nft would print
-// it:
+// The chains for sandboxes with a policy, as nft would print them for IPv4:
 //
 //	set policed { type ipv4_addr; }      # sandboxes with a policy
 //	set permissive { type ipv4_addr; }   # of those, allowed by default
@@ -74,8 +55,7 @@ func (n *Network) talkativeSet() *nftables.Set {
 //		ip saddr @inspect meta l4proto udp udp dport { 443, 53, 5353 } goto refuse
 //		ip daddr @allowed accept
 //		ip daddr @denied goto refuse
-//		meta nfproto ipv4 accept
-//		drop
+//		accept
 //	}
 //	chain divert {
 //		type nat hook prerouting priority dstnat;
@@ -108,61 +88,77 @@ func (n *Network) talkativeSet() *nftables.Set {
 // proxy; what "divert" returns does, and is judged there. Destination "local"
 // is excepted first: those are the host's own addresses, where the proxy, which
 // is on the host, must never connect on a sandbox's behalf.
-func (t *table) policyChains(n *Network) (policed, refuse *nftables.Chain) {
-	refuse, policed = t.chain("refuse"), t.chain("policed")
-	if n.reportGroup != 0 {
-		t.rule(refuse, t.quietly(n.talkativeSet()), report(n.reportGroup))
-	}
-	t.rule(refuse, protocol(unix.IPPROTO_TCP), reject(unix.NFT_REJECT_TCP_RST, 0))
-	t.rule(refuse, reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
-
+func (t *table) policedChain(n *Network, f *family, refuse *nftables.Chain) *nftables.Chain {
+	policed := t.chain("policed" + f.suffix)
 	var (
-		isInspected   = t.srcIn(n.inspectSet(), true)
-		notPermissive = t.srcIn(n.permissiveSet(), false)
-		isLearned     = t.pairIn(n.learnedSet())
-		isOpened      = t.pairIn(n.openedSet())
-		isClosed      = t.pairIn(n.closedSet())
+		isInspected = f.selfIn(n.inspectSet(), true)
+		isOpened    = f.pairIn(n.openedSet(f))
 	)
 	t.rule(policed, t.out(), goTo(refuse))
-	t.rule(policed, t.inSubnet(dstOffset), goTo(refuse))
+	t.rule(policed, f.inSubnet(f.destination), goTo(refuse))
 	t.rule(policed, port(unix.IPPROTO_TCP, dotPort), goTo(refuse))
 	t.rule(policed, port(unix.IPPROTO_UDP, dotPort), goTo(refuse))
-	t.rule(policed, t.pairIn(n.datagramsSet()), notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
+	t.rule(policed, f.pairIn(n.datagramsSet(f)), notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
 	t.rule(policed, protocol(unix.IPPROTO_TCP), isInspected, goTo(refuse))
-	t.rule(policed, isClosed, goTo(refuse))
+	t.rule(policed, f.pairIn(n.closedSet(f)), goTo(refuse))
 	t.rule(policed, protocol(unix.IPPROTO_TCP), isOpened, accept())
 	t.rule(policed, protocol(unix.IPPROTO_UDP), isOpened, accept())
-	t.rule(policed, notPermissive, goTo(refuse))
+	t.rule(policed, f.selfIn(n.permissiveSet(), false), goTo(refuse))
 	for _, p := range []uint16{quicPort, dnsPort, mdnsPort} {
 		t.rule(policed, isInspected, port(unix.IPPROTO_UDP, p), goTo(refuse))
 	}
-	t.rule(policed, t.dstIn(n.allowedSet()), accept())
-	t.rule(policed, t.dstIn(n.deniedSet()), goTo(refuse))
-	t.rule(policed, t.ipv4(expr.CmpOpEq), accept())
-	t.rule(policed, drop())
+	t.rule(policed, f.destinationIn(n.allowedSet(f)), accept())
+	t.rule(policed, f.destinationIn(n.deniedSet(f)), goTo(refuse))
+	t.rule(policed, accept())
+	return policed
+}
 
-	proxied := t.chain("proxied")
-	divert := t.hook("divert", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	t.rule(divert, t.in(), t.srcIn(n.policedSet(), true), protocol(unix.IPPROTO_TCP), foreign(), goTo(proxied))
-	if n.proxyPort == 0 {
-		// Nobody checks names, so nobody is let through on account of one:
-		// "policed" refuses what is not opened by address.
-		return policed, refuse
+// refuseChain tells of a packet, and its sender that it is refused.
+func (t *table) refuseChain(n *Network) *nftables.Chain {
+	refuse := t.chain("refuse")
+	if n.reportGroup != 0 {
+		for _, f := range n.families() {
+			t.rule(refuse, f.quietly(n.talkativeSet()), report(n.reportGroup))
+		}
 	}
-	toProxy := t.dnat(n)
-	t.rule(proxied, t.inSubnet(dstOffset), back())
+	t.rule(refuse, protocol(unix.IPPROTO_TCP), reject(unix.NFT_REJECT_TCP_RST, 0))
+	t.rule(refuse, reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
+	return refuse
+}
+
+// divertChains send to the proxy what it has to look at. Without one nobody checks
+// names, so nobody is let through on account of one: "policed" refuses what is not
+// opened by address.
+func (t *table) divertChains(n *Network) {
+	divert := t.hook("divert", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	if n.proxyPort == 0 {
+		return
+	}
+	for _, f := range n.families() {
+		proxied := t.proxiedChain(n, f)
+		t.rule(divert, t.in(), f.selfIn(n.policedSet(), true), protocol(unix.IPPROTO_TCP), foreign(), goTo(proxied))
+	}
+}
+
+func (t *table) proxiedChain(n *Network, f *family) *nftables.Chain {
+	proxied := t.chain("proxied" + f.suffix)
+	var (
+		toProxy  = f.dnat(n.proxyPort)
+		isOpened = f.pairIn(n.openedSet(f))
+	)
+	t.rule(proxied, f.inSubnet(f.destination), back())
 	t.rule(proxied, port(unix.IPPROTO_TCP, dotPort), back())
-	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), isInspected, isOpened, toProxy)
+	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), f.selfIn(n.inspectSet(), true), isOpened, toProxy)
 	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), back())
-	t.rule(proxied, isLearned, toProxy)
-	t.rule(proxied, t.srcIn(n.inspectSet(), false), back())
-	t.rule(proxied, isClosed, back())
+	t.rule(proxied, f.pairIn(n.learnedSet(f)), toProxy)
+	t.rule(proxied, f.selfIn(n.inspectSet(), false), back())
+	t.rule(proxied, f.pairIn(n.closedSet(f)), back())
 	t.rule(proxied, isOpened, toProxy)
-	t.rule(proxied, notPermissive, back())
-	t.rule(proxied, t.dstIn(n.allowedSet()), toProxy)
-	t.rule(proxied, t.dstIn(n.deniedSet()), back())
+	t.rule(proxied, f.selfIn(n.permissiveSet(), false), back())
+	t.rule(proxied, f.destinationIn(n.allowedSet(f)), toProxy)
+	t.rule(proxied, f.destinationIn(n.deniedSet(f)), back())
 	t.rule(proxied, toProxy)
-	return policed, refuse
+	return proxied
 }
 
 func goTo(to *nftables.Chain) []expr.Any {
@@ -173,19 +169,6 @@ func back() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictRetur
 
 func reject(typ uint32, code uint8) []expr.Any {
 	return []expr.Any{&expr.Reject{Type: typ, Code: code}}
-}
-
-// srcIn matches packets whose IPv4 source is in the set, or isn't.
-func (t *table) srcIn(set *nftables.Set, is bool) []expr.Any {
-	return append(t.load(srcOffset), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: !is})
-}
-
-// pairIn matches packets whose IPv4 source and destination, which stand next to
-// each other in the header, are in the set.
-func (t *table) pairIn(set *nftables.Set) []expr.Any {
-	return append(t.ipv4(expr.CmpOpEq),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: srcOffset, Len: 8},
-		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID})
 }
 
 func protocol(number byte) []expr.Any {
@@ -214,11 +197,11 @@ func foreign() []expr.Any {
 }
 
 // dnat sends the connection to the proxy.
-func (t *table) dnat(n *Network) []expr.Any {
+func (f *family) dnat(port uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Immediate{Register: 1, Data: n.gateway.AsSlice()},
-		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, n.proxyPort)},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2},
+		&expr.Immediate{Register: 1, Data: f.gateway.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, port)},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: 1, RegProtoMin: 2},
 	}
 }
 
@@ -234,8 +217,8 @@ func diverted() []expr.Any {
 }
 
 // quietly matches while the packet's source is within its rate.
-func (t *table) quietly(set *nftables.Set) []expr.Any {
-	return append(t.load(srcOffset), &expr.Dynset{
+func (f *family) quietly(set *nftables.Set) []expr.Any {
+	return append(f.load(f.self, selfSize), &expr.Dynset{
 		SrcRegKey: 1, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_UPDATE,
 		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: reportRate, Unit: expr.LimitTimeSecond, Burst: reportBurst}},
 	})

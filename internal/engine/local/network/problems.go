@@ -141,7 +141,7 @@ func (n *Network) overlapProblem(ctx context.Context) (*Problem, error) {
 	for _, l := range links {
 		names[l.index] = l.name
 	}
-	routes, err := c.dump(message(unix.RTM_GETROUTE, dump, routeHeader(0, 0, 0).b))
+	routes, err := c.dump(message(unix.RTM_GETROUTE, dump, routeHeader(unix.AF_INET, 0, 0, 0).b))
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}

@@ -187,10 +187,19 @@ func linkHeader(index int, flags, change uint32) *body {
 	return &b
 }
 
-// address is the body of a request about a /32 address.
+// familyOf is the number of an address's family.
+func familyOf(a netip.Addr) byte {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// address is the body of a request about an address alone in its subnet. One of
+// IPv6 is not looked for on the link first: nobody else has it.
 func address(link int, a netip.Addr, scope byte, label string) []byte {
 	var b body
-	b.b = []byte{unix.AF_INET, 32, 0, scope, 0, 0, 0, 0}
+	b.b = []byte{familyOf(a), byte(a.BitLen()), unix.IFA_F_NODAD, scope, 0, 0, 0, 0}
 	binary.NativeEndian.PutUint32(b.b[4:], uint32(link))
 	b.ip(unix.IFA_LOCAL, a)
 	b.ip(unix.IFA_ADDRESS, a)
@@ -201,8 +210,8 @@ func address(link int, a netip.Addr, scope byte, label string) []byte {
 }
 
 // routeHeader is struct rtmsg for the main table.
-func routeHeader(bits int, scope byte, flags uint32) *body {
-	b := &body{b: []byte{unix.AF_INET, byte(bits), 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, scope, unix.RTN_UNICAST, 0, 0, 0, 0}}
+func routeHeader(family byte, bits int, scope byte, flags uint32) *body {
+	b := &body{b: []byte{family, byte(bits), 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, scope, unix.RTN_UNICAST, 0, 0, 0, 0}}
 	binary.NativeEndian.PutUint32(b.b[8:], flags)
 	return b
 }
@@ -210,7 +219,7 @@ func routeHeader(bits int, scope byte, flags uint32) *body {
 // neighbour is the body of a request for a permanent neighbour entry.
 func neighbour(link int, a netip.Addr, mac []byte) []byte {
 	b := body{b: make([]byte, unix.SizeofNdMsg)}
-	b.b[0] = unix.AF_INET
+	b.b[0] = familyOf(a)
 	binary.NativeEndian.PutUint32(b.b[4:], uint32(link))
 	binary.NativeEndian.PutUint16(b.b[8:], nudPermanent)
 	b.ip(ndaDst, a)

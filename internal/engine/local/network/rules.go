@@ -16,12 +16,6 @@ import (
 // leave a value in register 1 and compare it there; a rule goes on to its next
 // piece while comparisons hold.
 
-// Offsets in the IPv4 header (RFC 791).
-const (
-	srcOffset = 12
-	dstOffset = 16
-)
-
 func (t *table) hook(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
 	policy := nftables.ChainPolicyAccept
 	return t.c.AddChain(&nftables.Chain{Name: name, Table: t.Table, Type: typ, Hooknum: hook, Priority: prio, Policy: &policy})
@@ -62,10 +56,11 @@ func (t *table) lo(key expr.MetaKey) []expr.Any {
 	return ifPrefix(key, string(name))
 }
 
-func (t *table) ipv4(op expr.CmpOp) []expr.Any {
+// only matches packets of the family.
+func (f *family) only() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.number}},
 	}
 }
 
@@ -78,24 +73,50 @@ func (t *table) spoofed() []expr.Any {
 	}
 }
 
-// load puts the address at offset of an IPv4 header into register 1.
-func (t *table) load(offset uint32) []expr.Any {
-	return append(t.ipv4(expr.CmpOpEq),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4})
+// routed matches packets of IPv6 with a routing header (IPPROTO_ROUTING).
+func routed() []expr.Any {
+	const present = 1 // NFT_EXTHDR_F_PRESENT
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_ROUTING, Offset: 0, Len: 1, Flags: present, Op: expr.ExthdrOpIpv6},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}},
+	}
 }
 
-func (t *table) inSubnet(offset uint32) []expr.Any {
-	return append(t.load(offset),
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(t.subnet.Bits(), 32), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: t.subnet.Addr().AsSlice()})
+// load puts some of the header of a packet of the family into register 1.
+func (f *family) load(offset, size uint32) []expr.Any {
+	return append(f.only(),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
 }
 
-func (t *table) dstIs(a netip.Addr) []expr.Any {
-	return append(t.load(dstOffset), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()})
+// inSubnet matches packets of the family whose address at the offset is one of a
+// sandbox or the gateway, and notInSubnet the others.
+func (f *family) inSubnet(offset uint32) []expr.Any    { return f.subnetIs(offset, expr.CmpOpEq) }
+func (f *family) notInSubnet(offset uint32) []expr.Any { return f.subnetIs(offset, expr.CmpOpNeq) }
+
+func (f *family) subnetIs(offset uint32, op expr.CmpOp) []expr.Any {
+	return append(f.load(offset, f.size),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size,
+			Mask: net.CIDRMask(f.subnet.Bits(), int(f.size)*8), Xor: make([]byte, f.size)},
+		&expr.Cmp{Op: op, Register: 1, Data: f.subnet.Addr().AsSlice()})
 }
 
-func (t *table) dstIn(set *nftables.Set) []expr.Any {
-	return append(t.load(dstOffset), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID})
+func (f *family) destinationIs(a netip.Addr) []expr.Any {
+	return append(f.load(f.destination, f.size), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()})
+}
+
+func (f *family) destinationIn(set *nftables.Set) []expr.Any {
+	return append(f.load(f.destination, f.size), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID})
+}
+
+// selfIn matches packets whose source is in a set of sandboxes, or isn't.
+func (f *family) selfIn(set *nftables.Set, is bool) []expr.Any {
+	return append(f.load(f.self, selfSize), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID, Invert: !is})
+}
+
+// pairIn matches packets whose source and destination, which stand next to each
+// other in the header, are in the set.
+func (f *family) pairIn(set *nftables.Set) []expr.Any {
+	return append(f.load(f.self, f.keySize()), &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID})
 }
 
 // state matches packets whose connection is in one of the states.
@@ -125,14 +146,11 @@ func port(protocol byte, number uint16) []expr.Any {
 	}
 }
 
-// over matches when the packet's IPv4 source has more than max connections. The
-// kernel keeps the count, in the set.
-func over(set *nftables.Set, limit uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: srcOffset, Len: 4},
-		&expr.Dynset{
-			SrcRegKey: 1, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_ADD,
-			Exprs: []expr.Any{&expr.Connlimit{Count: limit, Flags: expr.NFT_CONNLIMIT_F_INV}},
-		},
-	}
+// over matches when the packet's source has more than limit connections, of both
+// families. The kernel keeps the count, in the set.
+func (f *family) over(set *nftables.Set, limit uint32) []expr.Any {
+	return append(f.load(f.self, selfSize), &expr.Dynset{
+		SrcRegKey: 1, SetName: set.Name, SetID: set.ID, Operation: unix.NFT_DYNSET_OP_ADD,
+		Exprs: []expr.Any{&expr.Connlimit{Count: limit, Flags: expr.NFT_CONNLIMIT_F_INV}},
+	})
 }
