@@ -217,12 +217,17 @@ func (e *Engine) startProxy() {
 
 // SetPolicy puts a running sandbox under a policy, or replaces its policy; nil
 // takes it away. When it returns nil the policy is in force, and connections
-// that it forbids are cut. When it fails, the old policy is in force.
+// that it forbids are cut. When it fails, the old policy is in force. Before a
+// rule that looks at requests its programs are told to trust the authority.
 func (e *Engine) SetPolicy(ctx context.Context, id string, p *policy.Policy) error {
 	s, err := e.find(id)
 	if err != nil {
 		return err
 	}
+	if err := e.trustFor(ctx, id, p); err != nil {
+		return err
+	}
+	s.untold = nil
 	if err := e.applyPolicy(ctx, s, p, e.enforcer.Set); err != nil {
 		return &sandbox.Error{Kind: sandbox.KindInternal, Code: sandbox.CodeInternal,
 			Message: fmt.Sprintf("The network policy of sandbox %q could not be applied: %v", id, err), Err: err}
