@@ -2,10 +2,12 @@ package guest
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -126,5 +128,26 @@ func TestCheckEnv(t *testing.T) {
 	}
 	if err := CheckEnv(map[string]string{"A": "", "strange name": "x\ny"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Variables may come while commands start.
+func TestAddEnv(t *testing.T) {
+	g := New(map[string]string{"A": "1", "D": "/d"}, account.Identity{}, "")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			g.AddEnv(map[string]string{"A": "2", fmt.Sprint("N", i): "x"})
+			if env, _ := g.Environ(g.Identity, nil); !slices.Contains(env, "A=2") || !slices.Contains(env, "D=/d") {
+				t.Errorf("the environment is %q", env)
+			}
+		})
+	}
+	wg.Wait()
+	env, _ := g.Environ(g.Identity, nil)
+	for i := range 8 {
+		if !slices.Contains(env, fmt.Sprint("N", i, "=x")) {
+			t.Errorf("N%d was lost", i)
+		}
 	}
 }
