@@ -5,7 +5,7 @@ set -euo pipefail
 
 want=(crun curl ca-certificates mmdebstrap)
 if [ "${1:-run}" = test ]; then
-	want+=(runc docker-registry busybox-static python3 python3-venv)
+	want+=(runc docker-registry busybox-static python3 python3-venv chromium)
 	# For the clients of other languages; wherever these come from.
 	command -v node >/dev/null && command -v npm >/dev/null || want+=(nodejs npm)
 	command -v javac >/dev/null && command -v mvn >/dev/null || want+=(default-jdk-headless maven)

@@ -78,7 +78,11 @@ func (s *Server) Do(t testing.TB, method, path string, body any, headers ...stri
 		}
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := noRedirects.Do(req)
+	hc := *noRedirects
+	if s.http != nil {
+		hc.Transport = s.http
+	}
+	resp, err := hc.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}

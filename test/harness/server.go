@@ -3,6 +3,8 @@ package harness
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -59,6 +61,7 @@ type Server struct {
 	o    Options
 	addr string
 	log  string // path
+	http http.RoundTripper
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -98,7 +101,6 @@ func Launch(ctx context.Context, o Options) (*Server, error) {
 		addr: fmt.Sprintf("127.0.0.1:%d", port),
 		log:  filepath.Join(o.DataDir, "test-server.log"),
 	}
-	s.URL = "http://" + s.addr
 	if err := s.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -108,6 +110,9 @@ func Launch(ctx context.Context, o Options) (*Server, error) {
 // Start starts the server again on the same directories and the same port, and
 // returns when it answers.
 func (s *Server) Start(ctx context.Context) error {
+	if err := s.locate(); err != nil {
+		return err
+	}
 	logFile, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -144,10 +149,37 @@ func (s *Server) Start(ctx context.Context) error {
 	if configured := s.o.Settings["server.api_key"]; configured != "" {
 		s.Key = configured
 	}
-	if s.Client == nil {
-		s.Client, err = client.New(client.Options{Server: s.URL, APIKey: s.Key})
+	if s.Client == nil || s.Client.Server() != s.URL {
+		o := client.Options{Server: s.URL, APIKey: s.Key}
+		if s.http != nil {
+			o.HTTPClient = &http.Client{Transport: s.http}
+		}
+		s.Client, err = client.New(o)
 	}
 	return err
+}
+
+// locate says how the server is to be reached: by TLS where the settings have a
+// certificate, which is trusted as it is.
+func (s *Server) locate() error {
+	s.URL, s.http = "http://"+s.addr, nil
+	path := s.o.Settings["server.tls_cert"]
+	if path == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s holds no certificate", path)
+	}
+	// Upgrades, of the client's terminals and tunnels, are HTTP/1.1's.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	s.URL, s.http = "https://"+s.addr, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, Protocols: &protocols}
+	return nil
 }
 
 // awaitHealth asks until the server answers, or has ended, or time is up.
@@ -157,6 +189,9 @@ func (s *Server) awaitHealth(ctx context.Context, done <-chan struct{}) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	hc := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	if s.http != nil {
+		hc.Transport = s.http
+	}
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/health", nil)
 		if err != nil {

@@ -1,0 +1,117 @@
+package browser
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// look is what of a page its own scripts see.
+type look struct {
+	URL, Title, Color, Indent, Cookie, Referrer, Protocol string
+	Image                                                 int
+	Classic                                               bool
+	Module                                                int
+	Parts                                                 map[string]string // protocols
+}
+
+const lookScript = `
+const style = getComputedStyle(document.querySelector('#title'));
+return {url: location.href, title: document.title, color: style.color, indent: style.textIndent, cookie: document.cookie, referrer: document.referrer,
+  protocol: performance.getEntriesByType('navigation')[0].nextHopProtocol, image: document.querySelector('#image').naturalWidth,
+  classic: !!window.classic, module: window.module || 0,
+  parts: Object.fromEntries(performance.getEntriesByType('resource').map(e => [new URL(e.name).pathname, e.nextHopProtocol]))}`
+
+// A signed address opens the page, and all that the page loads; the signature is
+// neither in the address that is left nor in what the application sees.
+func TestPage(t *testing.T) {
+	one, _ := sites(t)
+	p := profile(t)
+	r := p.open(one.signed + "/?q=1#part")
+	if r.Status != 200 || r.Protocol != "h2" {
+		t.Fatalf("%d by %s: %s", r.Status, r.Protocol, p.text())
+	}
+	got := js[look](p, lookScript)
+	if got.URL != one.origin+"/?q=1#part" || got.Title != "one" || got.Color != "rgb(1, 2, 3)" || got.Indent != "7px" || got.Image != 11 || !got.Classic || got.Module != 42 {
+		t.Errorf("the page is %+v", got)
+	}
+	if got.Cookie != "" || got.Referrer != "" {
+		t.Errorf("the page sees the cookie %q and the referrer %q", got.Cookie, got.Referrer)
+	}
+	for part, protocol := range got.Parts {
+		if protocol != "h2" {
+			t.Errorf("%s came by %q", part, protocol)
+		}
+	}
+	_, signature, _ := strings.Cut(one.signed, one.origin)
+	for _, a := range seen(t, one.id, "") {
+		for k, v := range a.Headers {
+			if strings.Contains(v, signature) || strings.Contains(v, "paddock-access") {
+				t.Errorf("%s has the header %s: %s", a.Path, k, v)
+			}
+		}
+	}
+	a := p.echo("/api/echo", map[string]any{"method": "PUT", "headers": map[string]string{"Authorization": "Bearer of-the-app", "X-Mine": "1"}, "body": "text"})
+	if a.Method != "PUT" || a.Headers["authorization"] != "Bearer of-the-app" || a.Headers["x-mine"] != "1" || a.Body != "text" ||
+		a.Headers["x-forwarded-proto"] != "https" || "https://"+a.Headers["host"] != one.origin || a.Headers["origin"] != one.origin {
+		t.Errorf("the application saw %+v", a)
+	}
+	// The address without the signature is enough from now on, in this profile.
+	if r := p.beside().open(one.origin + "/again"); r.Status != 200 {
+		t.Errorf("another tab: %d", r.Status)
+	}
+	stranger := profile(t)
+	if r := stranger.open(one.origin + "/"); r.Status != 401 || !strings.Contains(stranger.text(), "open the signed address") {
+		t.Errorf("another profile: %d %s", r.Status, stranger.text())
+	}
+}
+
+// A form logs in: the answer leads on, and its cookies come back with everything
+// that follows.
+func TestForm(t *testing.T) {
+	one, _ := sites(t)
+	p := profile(t)
+	p.open(one.signed + "/")
+	if r := p.follow(chromedp.Click(chromedp.CSS("#go"))); r.Status != 200 || r.URL != one.origin+"/welcome" {
+		t.Fatalf("the form leads to %d %s", r.Status, r.URL)
+	}
+	if logins := seen(t, one.id, "/login"); len(logins) == 0 || logins[len(logins)-1].Method != "POST" || logins[len(logins)-1].Headers["origin"] != one.origin {
+		t.Errorf("the application saw %+v", logins)
+	}
+	const want = "session=of-one; wide=1"
+	for _, open := range []func(*tab){
+		func(p *tab) {}, func(p *tab) { p.follow(chromedp.Reload()) }, func(p *tab) { p.open(one.signed + "/") },
+	} {
+		open(p)
+		if got := p.echo("/api/echo", nil).Headers["cookie"]; got != want {
+			t.Errorf("the application got the cookies %q", got)
+		}
+	}
+	if got := js[string](p, "return document.cookie"); got != "wide=1" {
+		t.Errorf("scripts see %q", got)
+	}
+	// The application knows nothing of TLS.
+	if got := js[string](p, `return (await fetch('/login?absolute=http&next=/welcome', {method: 'POST', body: ''})).url`); got != one.origin+"/welcome" {
+		t.Errorf("an absolute redirect leads to %s", got)
+	}
+	a := js[asked](p, `
+const form = new FormData(); form.append('file', new File([new Uint8Array(100000).fill(65)], 'a.txt', {type: 'text/plain'}));
+return await (await fetch('/api/echo', {method: 'POST', body: form})).json()`)
+	if !strings.HasPrefix(a.Headers["content-type"], "multipart/form-data; boundary=") || strings.Count(a.Body, "A") < 100000 {
+		t.Errorf("an upload arrived with %d bytes as %q", len(a.Body), a.Headers["content-type"])
+	}
+}
+
+// An address that has expired says so, and neither it nor a cookie that was made
+// by it opens anything.
+func TestExpired(t *testing.T) {
+	one, _ := sites(t)
+	at := uint64(time.Now().Add(-time.Minute).Unix())
+	p := profile(t)
+	r := p.open(one.origin + "/" + signature(one.id, at) + "/page")
+	if text := p.text(); r.Status != 401 || !strings.Contains(text, "expired") {
+		t.Errorf("%d %s", r.Status, text)
+	}
+}
