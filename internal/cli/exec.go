@@ -40,10 +40,14 @@ one piece before the command starts. Ctrl-C ends the command.
 
 With -t the command runs in a terminal of its own that follows this one: programs with
 a screen work, and every key goes to the command, Ctrl-C too. Without a command that
-is a shell. -i, which -t needs to read the keyboard, is otherwise the default.`,
+is a shell. -i, which -t needs to read the keyboard, is otherwise the default.
+
+` + outcomeHelp + `
+With -d the object has the command's "id" alone.`,
 		Example: `  paddock exec $id -- python3 -c 'print(6*7)'
   paddock exec -w /src -e CI=1 $id -- make test
   paddock exec $id -- tar -xf - -C /data < data.tar
+  paddock exec -o json $id -- ls /
   paddock exec -it $id -- top
   paddock exec -d $id -- ./server`,
 		Args: args(1, -1, "ID COMMAND [ARG...]"),
@@ -77,7 +81,9 @@ is a shell. -i, which -t needs to read the keyboard, is otherwise the default.`,
 				fmt.Fprintln(a.streams.Out, id)
 				return nil
 			}
-			return a.exec(cmd.Context(), conn, args[0], command, !f.noStdin)
+			return a.told(args[0], func(stdout, stderr io.Writer) error {
+				return a.exec(cmd.Context(), conn, args[0], command, !f.noStdin, stdout, stderr)
+			})
 		},
 	}
 	interspersedOff(cmd.Flags())
@@ -148,7 +154,7 @@ func (f *execFlags) command(cmd *cobra.Command, a *app, c *connection, id string
 
 // exec runs a command, passes its output on in order, and returns its exit code
 // as an *ExitError unless that is 0.
-func (a *app) exec(ctx context.Context, c *connection, id string, command client.Command, stdin bool) error {
+func (a *app) exec(ctx context.Context, c *connection, id string, command client.Command, stdin bool, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	feed := func() error { return nil }
@@ -163,7 +169,7 @@ func (a *app) exec(ctx context.Context, c *connection, id string, command client
 	}
 	started := ""
 	res, err := c.Run(ctx, id, command, client.Output{
-		Stdout: a.streams.Out, Stderr: a.streams.Err,
+		Stdout: stdout, Stderr: stderr,
 		OnStart: func(commandID string) { started = commandID },
 	})
 	interrupted := ctx.Err() != nil

@@ -124,3 +124,30 @@ func TestTimesAndSizes(t *testing.T) {
 		}
 	}
 }
+
+func TestCapture(t *testing.T) {
+	for _, c := range []struct {
+		writes      []string
+		text, exact string
+		more        bool
+	}{
+		{nil, "", "", false},
+		{[]string{"ab", "cdef"}, "abcdef", "", false},
+		{[]string{"abc", "defg", "h"}, "abcdef", "", true},
+		{[]string{"abcdé", "x"}, "abcdé", "", true},
+		{[]string{"abcdeé"}, "abcde", "", true},
+		{[]string{"abcd\xf0\x9f\x92\x96"}, "abcd", "", true},
+		{[]string{"\xff\x00"}, "\xff\x00", "\xff\x00", false},
+		{[]string{"abcde\xff\xff"}, "abcde\xff", "abcde\xff", true},
+	} {
+		w := capture{limit: 6}
+		for _, p := range c.writes {
+			if n, err := w.Write([]byte(p)); n != len(p) || err != nil {
+				t.Errorf("%q: %d, %v", p, n, err)
+			}
+		}
+		if text, exact, more := w.result(); text != c.text || string(exact) != c.exact || more != c.more {
+			t.Errorf("%q: %q, %q, %v", c.writes, text, exact, more)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,7 +90,7 @@ func TestCommandLine(t *testing.T) {
 		name string
 		f    func(*testing.T, *machine, string)
 	}{
-		{"exec", testExec}, {"exec input", testExecInput}, {"interrupt", testInterrupt}, {"detached", testDetached},
+		{"exec", testExec}, {"outcome of exec and run", testOutcomeOfCommands}, {"exec input", testExecInput}, {"interrupt", testInterrupt}, {"detached", testDetached},
 		{"files", testFiles}, {"directories", testDirectories}, {"planted links", testPlantedLinks},
 		{"destinations", testDestinations}, {"archives", testArchives}, {"port-forward", testPortForward}, {"policy", testPolicy}, {"create flags", testCreateFlags}, {"outcomes", testOutcomes}, {"broken copies", testBrokenCopies}, {"run", testRun}, {"run input", testRunInput},
 		{"run ends", testRunEnds}, {"lists", testLists}, {"lifecycle", testLifecycle}, {"images", testImages},
@@ -134,6 +135,54 @@ func testExec(t *testing.T, m *machine, id string) {
 		if code != c.code || !strings.Contains(errs, c.want) {
 			t.Errorf("%q: exit code %d, %s", c.line, code, errs)
 		}
+	}
+}
+
+// outcome is what exec and run document about -o json.
+type outcome struct {
+	Sandbox                          string
+	Stdout, Stderr                   string
+	StdoutBase64, StderrBase64       []byte
+	StdoutTruncated, StderrTruncated bool
+	ExitCode                         int
+	DurationMillis                   int64
+	Error                            string
+}
+
+// With -o json exec and run print one object, however the command ends.
+func testOutcomeOfCommands(t *testing.T, m *machine, id string) {
+	for _, c := range []struct {
+		line []string
+		want outcome
+	}{
+		{[]string{"exec", id, "--", "sh", "-c", "printf 'a\nb'; echo err >&2; exit 3"}, outcome{Stdout: "a\nb", Stderr: "err\n", ExitCode: 3}},
+		{[]string{"exec", id, "--", "true"}, outcome{}},
+		{[]string{"exec", id, "--", "sh", "-c", `printf '\377<\n'`}, outcome{Stdout: "\ufffd<\n", StdoutBase64: []byte("\xff<\n")}},
+		{[]string{"exec", id, "--", "sh", "-c", "kill -TERM $$"}, outcome{ExitCode: 143, Error: "signal"}},
+		{[]string{"exec", id, "--", "no-such-program"}, outcome{ExitCode: 127, Error: "no-such-program"}},
+		{[]string{"exec", "no-such-sandbox", "--", "id"}, outcome{ExitCode: 125, Error: "no-such-sandbox"}},
+		{[]string{"run", image, "--", "sh", "-c", "echo out; exit 6"}, outcome{Stdout: "out\n", ExitCode: 6}},
+		{[]string{"run", "--env", "A=b", image, "sh", "-c", "echo $A >&2"}, outcome{Stderr: "b\n"}},
+		{[]string{"run", image}, outcome{}},
+	} {
+		out, errs, code := m.result(m.command(append([]string{"-o", "json"}, c.line...)...))
+		var got outcome
+		d := json.NewDecoder(strings.NewReader(out))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&got); err != nil {
+			t.Errorf("%q: %v: %s%s", c.line, err, out, errs)
+			continue
+		}
+		if got.DurationMillis < 0 || got.Sandbox == "" || code != got.ExitCode || !strings.Contains(got.Error, c.want.Error) || (got.Error == "") != (c.want.Error == "") {
+			t.Errorf("%q: exit code %d: %s", c.line, code, out)
+		}
+		c.want.Sandbox, c.want.DurationMillis, c.want.Error = got.Sandbox, got.DurationMillis, got.Error
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: %+v, want %+v", c.line, got, c.want)
+		}
+	}
+	if out, errs, code := m.result(m.command("-o", "json", "run", "--memory", "1", image, "--", "true")); out != "" || code != 125 {
+		t.Errorf("a sandbox that can't be made: %q, %s, %d", out, errs, code)
 	}
 }
 

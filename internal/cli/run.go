@@ -43,10 +43,14 @@ Without a command the image's own entrypoint runs and its output is shown. When
 standard input is not a terminal the command can read it, if the image has sh; an
 image's own entrypoint has no input.
 
-Without a server on this machine, run does the work of one while it lasts.`,
+Without a server on this machine, run does the work of one while it lasts.
+
+` + outcomeHelp + `
+What an image's own entrypoint printed is all in "stdout".`,
 		Example: `  paddock run python:3.11 -- python3 -c 'print(6*7)'
   paddock run -e NAME=world --memory 256Mi debian -- sh -c 'echo hello $NAME'
-  echo 'print(6*7)' | paddock run python:3.11 -- python3 -`,
+  echo 'print(6*7)' | paddock run python:3.11 -- python3 -
+  paddock run -o json python:3.11 -- python3 -c 'print(6*7)'`,
 		Args: args(1, -1, "IMAGE [COMMAND [ARG...]]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return paddockFailed(a.run(cmd, &f, args[0], withoutDashes(args[1:])))
@@ -115,13 +119,15 @@ func (a *app) run(cmd *cobra.Command, f *runFlags, image string, argv []string) 
 		defer stop()
 	}
 	if len(argv) == 0 {
-		return a.followEntrypoint(ctx, conn, sb.ID)
+		return a.told(sb.ID, func(stdout, _ io.Writer) error { return followEntrypoint(ctx, conn, sb.ID, stdout) })
 	}
 	command, err := f.execFlags.command(cmd, a, conn, sb.ID, argv)
 	if err != nil {
 		return err
 	}
-	return a.exec(ctx, conn, sb.ID, command, !f.execFlags.noStdin)
+	return a.told(sb.ID, func(stdout, stderr io.Writer) error {
+		return a.exec(ctx, conn, sb.ID, command, !f.execFlags.noStdin, stdout, stderr)
+	})
 }
 
 // ensureImage pulls the image when it is not on the server, so that the user
@@ -186,13 +192,14 @@ func keepLease(ctx context.Context, c *connection, id string) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// followEntrypoint shows what the entrypoint prints and returns its exit code.
-func (a *app) followEntrypoint(ctx context.Context, c *connection, id string) error {
+// followEntrypoint shows what the entrypoint prints, on both streams, and returns
+// its exit code.
+func followEntrypoint(ctx context.Context, c *connection, id string, stdout io.Writer) error {
 	logs, err := c.Logs(ctx, id, client.LogOptions{Follow: true})
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	_, err = io.Copy(a.streams.Out, logs)
+	_, err = io.Copy(stdout, logs)
 	logs.Close()
 	if err != nil {
 		return interruptedOr(ctx, fmt.Errorf("following the output: %w", err))
