@@ -164,8 +164,8 @@ func (r *rig) bind(match string, auths ...string) {
 
 func (r *rig) vaultOf(body string) {
 	r.t.Helper()
-	api := &vault.API{Vaults: r.vaults, Sandbox: "sb1", Rules: func() []policy.Rule {
-		return []policy.Rule{{Action: policy.Allow, Target: testHost}}
+	api := &vault.API{Vaults: r.vaults, Sandbox: "sb1", Hold: func(ctx context.Context, change func(context.Context, vault.Ground) error) error {
+		return change(ctx, vault.Ground{Rules: []policy.Rule{{Action: policy.Allow, Target: testHost}}})
 	}}
 	for _, method := range []string{"DELETE", "POST"} {
 		req := httptest.NewRequest(method, vault.Prefix, strings.NewReader(body))
