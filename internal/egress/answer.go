@@ -23,12 +23,13 @@ const (
 type query struct {
 	msg    *dns.Msg
 	src    netip.Addr
+	port   uint16
 	stream bool // came by TCP
 }
 
 // parse checks what a sandbox sent. A nil query with an answer means that the
 // answer is all there is to do; with none, that the message deserves none.
-func parse(raw []byte, src netip.Addr, stream bool) (*query, []byte) {
+func parse(raw []byte, from netip.AddrPort, stream bool) (*query, []byte) {
 	// Answering an answer could go on for ever between two servers.
 	if len(raw) < headerSize || raw[2]&0x80 != 0 {
 		return nil, nil
@@ -41,7 +42,7 @@ func parse(raw []byte, src netip.Addr, stream bool) (*query, []byte) {
 		len(msg.Answer) > 0 || len(msg.Ns) > 0 || tooManyOPT(msg) {
 		return nil, headerOnly(raw, dns.RcodeFormatError)
 	}
-	q := &query{msg: msg, src: src, stream: stream}
+	q := &query{msg: msg, src: from.Addr(), port: from.Port(), stream: stream}
 	switch question := msg.Question[0]; {
 	case msg.IsEdns0() != nil && msg.IsEdns0().Version() != 0:
 		return nil, q.fail(dns.RcodeBadVers, 0, "")
@@ -81,7 +82,7 @@ func headerOnly(raw []byte, rcode int) []byte {
 func (r *Resolver) answer(ctx context.Context, q *query) []byte {
 	var v Verdict
 	if r.opts.Decide != nil {
-		v = r.opts.Decide(q.src, q.msg.Question[0])
+		v = r.opts.Decide(Asker{At: netip.AddrPortFrom(q.src, q.port), Stream: q.stream}, q.msg.Question[0])
 	}
 	switch v.Action {
 	case Allow:

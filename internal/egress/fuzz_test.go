@@ -25,7 +25,7 @@ func FuzzQuery(f *testing.F) {
 		f.Add(raw[:len(raw)-1], true)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, stream bool) {
-		q, answer := parse(raw, netip.MustParseAddr("10.0.0.2"), stream)
+		q, answer := parse(raw, netip.MustParseAddrPort("10.0.0.2:4711"), stream)
 		if q != nil {
 			up := q.upstream()
 			if len(up.Question) != 1 || len(up.Extra) != 1 || len(up.IsEdns0().Option) != 0 {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +57,7 @@ func TestLimits(t *testing.T) {
 func TestConnectionLimit(t *testing.T) {
 	r, addr := startResolver(t, Options{
 		MaxConnsPerSource: 1,
-		Decide:            func(netip.Addr, dns.Question) Verdict { return Verdict{Action: NameError} },
+		Decide:            func(Asker, dns.Question) Verdict { return Verdict{Action: NameError} },
 	})
 	conn, err := dns.DialTimeout("tcp", addr, testTime)
 	if err != nil {

@@ -48,9 +48,9 @@ type Options struct {
 
 	// Decide is asked about every question before anything is sent
 	// upstream. nil allows all. It is called from many goroutines at once
-	// and must not block. The name is as the sandbox spelt it: in any case
-	// of letters, fully qualified.
-	Decide func(src netip.Addr, q dns.Question) Verdict
+	// and must not block, but for some milliseconds before a refusal. The name
+	// is as the sandbox spelt it: in any case of letters, fully qualified.
+	Decide func(from Asker, q dns.Question) Verdict
 
 	// Learn is told the addresses of a name before a sandbox is, if its Verdict
 	// was Strict, and returns those that the sandbox may know. The answer waits
@@ -62,6 +62,15 @@ type Options struct {
 	// Logger gets one line when an upstream stops or starts answering.
 	// Default slog.Default(). Names that sandboxes ask for are not logged.
 	Logger *slog.Logger
+}
+
+// Asker is who asked a question. Its socket is open for as long as the answer is
+// held back, unless it has given up.
+type Asker struct {
+	// At is the address of the sandbox, and the port of the socket in it.
+	At netip.AddrPort
+	// Stream is set when it asked over TCP.
+	Stream bool
 }
 
 // Action is what to do with a question. The zero value allows it.

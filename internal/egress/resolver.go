@@ -217,7 +217,7 @@ func (r *Resolver) serveUDP(u *net.UDPConn) error {
 			r.stats.ignored.Add(1)
 			continue
 		}
-		q, answer := parse(buf[:n], from.Addr(), false)
+		q, answer := parse(buf[:n], from, false)
 		if q == nil {
 			r.sendUDP(u, from, answer)
 			continue

@@ -229,16 +229,18 @@ func TestTruncation(t *testing.T) {
 
 func TestDecide(t *testing.T) {
 	var asked atomic.Int32
+	streams := map[bool]*atomic.Int32{false: {}, true: {}}
 	up := startUpstream(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		asked.Add(1)
 		_ = w.WriteMsg(record(q))
 	})
 	r, addr := startResolver(t, Options{
 		Upstreams: []string{up},
-		Decide: func(src netip.Addr, q dns.Question) Verdict {
-			if src != netip.MustParseAddr("127.0.0.1") {
-				t.Errorf("source %s", src)
+		Decide: func(from Asker, q dns.Question) Verdict {
+			if from.At.Addr() != netip.MustParseAddr("127.0.0.1") || from.At.Port() == 0 {
+				t.Errorf("asked from %s", from.At)
 			}
+			streams[from.Stream].Add(1)
 			switch {
 			case q.Name == "refused.example.":
 				return Verdict{Action: Refuse, Reason: "rule 7 forbids it"}
@@ -262,6 +264,9 @@ func TestDecide(t *testing.T) {
 	}
 	if asked.Load() != 0 {
 		t.Error("upstream was asked for a denied name")
+	}
+	if udp, tcp := streams[false].Load(), streams[true].Load(); udp != 2 || tcp != 2 {
+		t.Errorf("asked %d times over UDP, %d over TCP", udp, tcp)
 	}
 	if m := ask(t, "udp", addr, question("fine.example.", dns.TypeA)); m.Rcode != dns.RcodeSuccess {
 		t.Error(m)
@@ -356,7 +361,7 @@ func rawExchange(t testing.TB, network, addr string, raw []byte) []byte {
 func TestSilence(t *testing.T) {
 	r, addr := startResolver(t, Options{
 		Sources: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
-		Decide:  func(netip.Addr, dns.Question) Verdict { return Verdict{Action: NameError} },
+		Decide:  func(Asker, dns.Question) Verdict { return Verdict{Action: NameError} },
 	})
 	response := question("x.example.", dns.TypeA)
 	response.Response = true

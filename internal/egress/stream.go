@@ -43,7 +43,8 @@ func (r *Resolver) serveTCP(l *net.TCPListener) error {
 		if err != nil {
 			return fmt.Errorf("egress: accepting DNS connections: %w", err)
 		}
-		src := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		from := unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
+		src := from.Addr()
 		if !r.opts.answers(src) {
 			r.stats.ignored.Add(1)
 			_ = conn.Close()
@@ -57,7 +58,7 @@ func (r *Resolver) serveTCP(l *net.TCPListener) error {
 		started := r.start(func() {
 			defer r.conns.give(src)
 			defer conn.Close()
-			r.serveStream(conn, src)
+			r.serveStream(conn, from)
 		})
 		if !started {
 			r.conns.give(src)
@@ -79,7 +80,7 @@ func isShortage(err error) bool {
 
 // serveStream answers the questions of one connection, one after the other, so
 // that a connection never takes more than one slot.
-func (r *Resolver) serveStream(conn net.Conn, src netip.Addr) {
+func (r *Resolver) serveStream(conn net.Conn, from netip.AddrPort) {
 	stop := context.AfterFunc(r.ctx, func() { _ = conn.Close() })
 	defer stop()
 	for range streamQueries {
@@ -90,7 +91,7 @@ func (r *Resolver) serveStream(conn net.Conn, src netip.Addr) {
 		if err != nil {
 			return
 		}
-		answer := r.answerStream(raw, src)
+		answer := r.answerStream(raw, from)
 		if answer == nil {
 			r.stats.ignored.Add(1)
 			return
@@ -104,8 +105,9 @@ func (r *Resolver) serveStream(conn net.Conn, src netip.Addr) {
 	}
 }
 
-func (r *Resolver) answerStream(raw []byte, src netip.Addr) []byte {
-	q, answer := parse(raw, src, true)
+func (r *Resolver) answerStream(raw []byte, from netip.AddrPort) []byte {
+	src := from.Addr()
+	q, answer := parse(raw, from, true)
 	if q == nil {
 		return answer
 	}

@@ -45,7 +45,7 @@ func TestStrict(t *testing.T) {
 	}
 	calls := make(chan learned, 10)
 	_, addr := startResolver(t, Options{Upstreams: []string{upstream},
-		Decide: func(_ netip.Addr, q dns.Question) Verdict {
+		Decide: func(_ Asker, q dns.Question) Verdict {
 			if q.Qtype == dns.TypeAAAA {
 				return Verdict{Action: Empty, Reason: "IPv4 only"}
 			}
@@ -100,7 +100,7 @@ func BenchmarkAnswer(b *testing.B) {
 	for name, strict := range map[string]bool{"plain": false, "strict": true} {
 		b.Run(name, func(b *testing.B) {
 			_, addr := startResolver(b, Options{Upstreams: []string{upstream},
-				Decide: func(netip.Addr, dns.Question) Verdict { return Verdict{Strict: strict} },
+				Decide: func(Asker, dns.Question) Verdict { return Verdict{Strict: strict} },
 				Learn: func(_ context.Context, _ netip.Addr, _ string, a []netip.Addr, _ time.Duration) ([]netip.Addr, error) {
 					return a, nil
 				}})

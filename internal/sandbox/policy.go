@@ -265,6 +265,10 @@ func (t *tally) add(d Denial) {
 		t.others++
 		return
 	}
+	if d.Process == "" {
+		// It is not found each time, nor looked for.
+		d.Process = t.last[subject].Process
+	}
 	t.last[subject] = d
 	t.count[subject]++
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/paddock-sandbox/paddock/internal/egress"
 	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
 	"github.com/paddock-sandbox/paddock/internal/policy"
 )
@@ -33,6 +34,8 @@ type Denial struct {
 	Reason string
 	// Audit says that it was let through all the same.
 	Audit bool
+	// Process is the program that asked for the name, where it was found.
+	Process string
 }
 
 // Denials are those of all sandboxes. One that nobody takes in time is counted
@@ -52,11 +55,34 @@ func (s *sandbox) mayReport(now time.Time) bool {
 // Lost counts the denials that were not told or not taken.
 func (e *Enforcer) Lost() int64 { return e.lost.Load() }
 
+// NameAskers has find tell which program of a sandbox asks for a name that is
+// about to be refused. The answer waits for it, so it must be quick; it is called
+// from many goroutines at once, for denials that are told only.
+func (e *Enforcer) NameAskers(find func(sandbox string, from egress.Asker) string) {
+	e.asker.Store(&find)
+}
+
+// reportName is report for a name, while its asker still waits.
+func (e *Enforcer) reportName(s *sandbox, from egress.Asker, d Denial) {
+	if !s.mayReport(e.now()) {
+		e.lost.Add(1)
+		return
+	}
+	if find := e.asker.Load(); find != nil {
+		d.Process = (*find)(s.id, from)
+	}
+	e.tell(s, d)
+}
+
 func (e *Enforcer) report(s *sandbox, d Denial) {
 	if !s.mayReport(e.now()) {
 		e.lost.Add(1)
 		return
 	}
+	e.tell(s, d)
+}
+
+func (e *Enforcer) tell(s *sandbox, d Denial) {
 	d.Sandbox, d.Address = s.id, s.addr
 	if rules := s.state(); d.Rule >= 0 && rules != nil {
 		if list := rules.Policy().Egress; d.Rule < len(list) {

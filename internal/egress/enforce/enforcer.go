@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/egress"
 	"github.com/paddock-sandbox/paddock/internal/policy"
 )
 
@@ -52,6 +53,7 @@ type Enforcer struct {
 
 	denials chan Denial
 	lost    atomic.Int64
+	asker   atomic.Pointer[func(sandbox string, from egress.Asker) string]
 }
 
 // sandbox is one under a policy.

@@ -102,8 +102,10 @@ func start(t interface{ Fatal(...any) }, p policy.Policy) (*Enforcer, *recorder,
 	return e, r, c
 }
 
+func asking(src netip.Addr) egress.Asker { return egress.Asker{At: netip.AddrPortFrom(src, 4711)} }
+
 func decide(e *Enforcer, name string, qtype uint16) egress.Action {
-	return e.Decide(box, dns.Question{Name: name, Qtype: qtype, Qclass: dns.ClassINET}).Action
+	return e.Decide(asking(box), dns.Question{Name: name, Qtype: qtype, Qclass: dns.ClassINET}).Action
 }
 
 func TestDecide(t *testing.T) {
@@ -133,7 +135,7 @@ func TestDecide(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d", test.name, dns.Type(test.qtype), got, test.want)
 		}
 	}
-	if v := e.Decide(netip.MustParseAddr("10.213.0.3"), dns.Question{Name: "other.example.", Qtype: dns.TypeA}); v != (egress.Verdict{}) {
+	if v := e.Decide(asking(netip.MustParseAddr("10.213.0.3")), dns.Question{Name: "other.example.", Qtype: dns.TypeA}); v != (egress.Verdict{}) {
 		t.Errorf("a sandbox without a policy: %+v", v)
 	}
 	// New names beneath a wildcard run out; known ones and other rules don't.

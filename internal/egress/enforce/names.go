@@ -2,7 +2,6 @@ package enforce
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -58,8 +57,8 @@ var empty = map[uint16]bool{dns.TypeHTTPS: true, dns.TypeSVCB: true}
 func canonical(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 // Decide implements egress.Options.Decide.
-func (e *Enforcer) Decide(src netip.Addr, q dns.Question) egress.Verdict {
-	s := e.find(src)
+func (e *Enforcer) Decide(from egress.Asker, q dns.Question) egress.Verdict {
+	s := e.find(from.At.Addr())
 	if s == nil {
 		return egress.Verdict{}
 	}
@@ -69,7 +68,7 @@ func (e *Enforcer) Decide(src netip.Addr, q dns.Question) egress.Verdict {
 	}
 	name := canonical(q.Name)
 	no := func(action egress.Action, rule int, why string) egress.Verdict {
-		e.report(s, Denial{Protocol: "dns", Name: name, Rule: rule, Reason: why})
+		e.reportName(s, from, Denial{Protocol: "dns", Name: name, Rule: rule, Reason: why})
 		return egress.Verdict{Action: action, Reason: why}
 	}
 	now := e.now()

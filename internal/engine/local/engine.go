@@ -48,6 +48,7 @@ type Engine struct {
 	network    *network.Network
 	dns        *egress.Resolver
 	enforcer   *enforce.Enforcer
+	looks      looks // for the processes behind denials
 	proxy      *proxy.Proxy
 	runtime    *oci.Runtime
 	threads    *rootfs.Threads

@@ -128,6 +128,7 @@ func (e *Engine) openNetwork(ctx context.Context) error {
 		return err
 	}
 	e.enforcer.Attach(e.proxy)
+	e.enforcer.NameAskers(e.askerOf)
 	return nil
 }
 

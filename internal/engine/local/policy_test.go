@@ -3,13 +3,14 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/internal/egress/enforce"
 	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
 	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
@@ -131,12 +132,83 @@ func TestProcessOfDenial(t *testing.T) {
 	e := newEngine(t)
 	id := mustCreate(t, e, nil)
 	pid, _ := run(t, e, id, "nc -l -p 4000 >/dev/null 2>&1 & echo $!; until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0FA0 '; do sleep 0.05; done")
-	d := enforce.Denial{Sandbox: id, Protocol: "tcp", Source: 4000}
-	if got, want := e.processOf(d), "nc["+pid+"]"; got != want {
+	if got, want := e.processOf(id, false, 4000, time.Minute), "nc["+pid+"]"; got != want {
 		t.Errorf("the program is %q, want %q", got, want)
 	}
-	d.Source = 4001
-	if got := e.processOf(d); got != "" {
-		t.Errorf("nobody's port is %q's", got)
+	for name, got := range map[string]string{
+		"nobody's port":   e.processOf(id, false, 4001, time.Minute),
+		"another table":   e.processOf(id, true, 4000, time.Minute),
+		"another sandbox": e.processOf("nobody", false, 4000, time.Minute),
+		"no time":         e.processOf(id, false, 4000, -1),
+	} {
+		if got != "" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+// Who asks for a name that is refused is known by its socket, under a name that
+// does nothing to a terminal.
+func TestProcessOfRefusedName(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, func(s *sandbox.Spec) { s.NetworkPolicy = denyBut(t, "allowed.example") })
+	for _, c := range []struct{ line, program string }{
+		{"nslookup -type=a refused.example || true", "nslookup"},
+		// A busybox of any name that begins so does what it is told.
+		{`n=$(printf '/tmp/busybox\033[2Jb\nc'); cp /bin/busybox "$n"; "$n" nslookup -type=a refused.example || true`, `busybox?[2Jb\nc`},
+		{`n=$(printf '/tmp/busybox\377x'); cp /bin/busybox "$n"; "$n" nslookup -type=a refused.example || true`, "busybox\uFFFDx"},
+	} {
+		run(t, e, id, c.line)
+		for deadline := time.After(20 * time.Second); ; {
+			select {
+			case d := <-e.Denials():
+				if d.Process == "" && d.Name == "refused.example" {
+					continue // the second of two questions at once
+				}
+				if name := d.Process[:max(0, strings.LastIndexByte(d.Process, '['))]; d.Name != "refused.example" || name != c.program {
+					t.Errorf("%q asked for %q, want %q", d.Process, d.Name, c.program)
+				}
+			case <-deadline:
+				t.Fatalf("nothing was told of %s", c.line)
+			}
+			break
+		}
+	}
+}
+
+// One sandbox leaves searches for others, and all of them leave time.
+func TestSearchesForProcessesAreBounded(t *testing.T) {
+	var l looks
+	count := func(id string) (n int) {
+		for range 2 * lookRate {
+			if l.take(id) {
+				n++
+			}
+		}
+		return n
+	}
+	l.take("")
+	now := l.second
+	one, total := count("one"), 0
+	for i := range 10 {
+		total += count(fmt.Sprint(i))
+	}
+	if l.second != now {
+		t.Skip("a second began in the middle")
+	}
+	if one != lookShare || one+total+1 != lookRate {
+		t.Errorf("one had %d, all %d", one, one+total+1)
+	}
+	for range lookAsking {
+		if !l.begin() {
+			t.Error("too few at once")
+		}
+	}
+	if l.begin() {
+		t.Error("too many at once")
+	}
+	l.end()
+	if !l.begin() {
+		t.Error("none after one has ended")
 	}
 }
