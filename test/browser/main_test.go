@@ -46,6 +46,7 @@ var shared struct {
 	once   sync.Once
 	err    error
 	server *harness.Server
+	secure bool // the server has TLS
 	work   string
 	spki   string // of the server's certificate
 	// ids are of the sandboxes with the applications "one" and "two".
@@ -117,6 +118,30 @@ func setUp(t *testing.T) {
 	}
 }
 
+// serve has the server use TLS or not, and the host names that go with it.
+func serve(t *testing.T, secure bool) {
+	t.Helper()
+	setUp(t)
+	if shared.secure == secure {
+		return
+	}
+	cert, key, base := "", "", plainBase
+	if secure {
+		cert, key, base = filepath.Join(shared.work, "cert.pem"), filepath.Join(shared.work, "key.pem"), secureBase
+	}
+	s := shared.server
+	s.Set("server.tls_cert", cert)
+	s.Set("server.tls_key", key)
+	s.Set("gateway.base_domain", base)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shared.secure = secure
+}
+
 func startServer(ctx context.Context, binary, archive string) (err error) {
 	if shared.work, err = os.MkdirTemp("", "paddock-browser-"); err != nil {
 		return err
@@ -128,6 +153,7 @@ func startServer(ctx context.Context, binary, archive string) (err error) {
 	o := harness.Options{Binary: binary, DataDir: filepath.Join(shared.work, "data"), Settings: map[string]string{
 		"server.tls_cert": cert, "server.tls_key": key, "gateway.base_domain": secureBase, "pool.size": "2",
 	}}
+	shared.secure = true
 	if o.RunDir, err = harness.RunDir(); err != nil {
 		return err
 	}

@@ -24,13 +24,31 @@ return {url: location.href, title: document.title, color: style.color, indent: s
   classic: !!window.classic, module: window.module || 0,
   parts: Object.fromEntries(performance.getEntriesByType('resource').map(e => [new URL(e.name).pathname, e.nextHopProtocol]))}`
 
+// Both ways to serve: as a server on the internet should, and as one on a
+// developer's machine does.
+func TestSecure(t *testing.T) { checkSites(t, true) }
+func TestPlain(t *testing.T)  { checkSites(t, false) }
+
+func checkSites(t *testing.T, secure bool) {
+	serve(t, secure)
+	t.Run("page", checkPage)
+	t.Run("form", checkForm)
+	t.Run("expired", checkExpired)
+	t.Run("streams", checkStreams)
+	t.Run("download", checkDownloads)
+	t.Run("siblings", checkSiblings)
+	t.Run("path", checkPathForm)
+	t.Run("command line", checkCommands)
+}
+
 // A signed address opens the page, and all that the page loads; the signature is
 // neither in the address that is left nor in what the application sees.
-func TestPage(t *testing.T) {
+func checkPage(t *testing.T) {
 	one, _ := sites(t)
 	p := profile(t)
+	pages, _, protocol := scheme()
 	r := p.open(one.signed + "/?q=1#part")
-	if r.Status != 200 || r.Protocol != "h2" {
+	if r.Status != 200 || r.Protocol != protocol {
 		t.Fatalf("%d by %s: %s", r.Status, r.Protocol, p.text())
 	}
 	got := js[look](p, lookScript)
@@ -40,9 +58,9 @@ func TestPage(t *testing.T) {
 	if got.Cookie != "" || got.Referrer != "" {
 		t.Errorf("the page sees the cookie %q and the referrer %q", got.Cookie, got.Referrer)
 	}
-	for part, protocol := range got.Parts {
-		if protocol != "h2" {
-			t.Errorf("%s came by %q", part, protocol)
+	for part, by := range got.Parts {
+		if by != protocol {
+			t.Errorf("%s came by %q", part, by)
 		}
 	}
 	_, signature, _ := strings.Cut(one.signed, one.origin)
@@ -55,7 +73,7 @@ func TestPage(t *testing.T) {
 	}
 	a := p.echo("/api/echo", map[string]any{"method": "PUT", "headers": map[string]string{"Authorization": "Bearer of-the-app", "X-Mine": "1"}, "body": "text"})
 	if a.Method != "PUT" || a.Headers["authorization"] != "Bearer of-the-app" || a.Headers["x-mine"] != "1" || a.Body != "text" ||
-		a.Headers["x-forwarded-proto"] != "https" || "https://"+a.Headers["host"] != one.origin || a.Headers["origin"] != one.origin {
+		a.Headers["x-forwarded-proto"] != pages || pages+"://"+a.Headers["host"] != one.origin || a.Headers["origin"] != one.origin {
 		t.Errorf("the application saw %+v", a)
 	}
 	// The address without the signature is enough from now on, in this profile.
@@ -70,7 +88,7 @@ func TestPage(t *testing.T) {
 
 // A form logs in: the answer leads on, and its cookies come back with everything
 // that follows.
-func TestForm(t *testing.T) {
+func checkForm(t *testing.T) {
 	one, _ := sites(t)
 	p := profile(t)
 	p.open(one.signed + "/")
@@ -106,7 +124,7 @@ return await (await fetch('/api/echo', {method: 'POST', body: form})).json()`)
 
 // An address that has expired says so, and neither it nor a cookie that was made
 // by it opens anything.
-func TestExpired(t *testing.T) {
+func checkExpired(t *testing.T) {
 	one, _ := sites(t)
 	at := uint64(time.Now().Add(-time.Minute).Unix())
 	p := profile(t)

@@ -32,18 +32,25 @@ type site struct {
 	id     string
 	name   string // what the application is called
 	origin string
-	signed string
+	signed string // without a slash at the end
+}
+
+// scheme is that of the server, with another name for its sockets.
+func scheme() (pages, sockets, protocol string) {
+	if shared.secure {
+		return "https", "wss", "h2"
+	}
+	return "http", "ws", "http/1.1"
 }
 
 // sites are both applications, at signed addresses that the API gave out.
 func sites(t *testing.T) (one, two *site) {
 	t.Helper()
-	setUp(t)
 	out := make([]*site, 2)
 	for i, id := range shared.ids {
 		awaitApp(t, id)
 		endpoint := endpointOf(t, id, fmt.Sprintf("?expires=%d", time.Now().Add(time.Hour).Unix()))
-		scheme, _, _ := strings.Cut(shared.server.URL, "://")
+		scheme, _, _ := scheme()
 		host, _, _ := strings.Cut(endpoint, "/")
 		out[i] = &site{id: id, name: []string{"one", "two"}[i], origin: scheme + "://" + host, signed: scheme + "://" + endpoint}
 	}

@@ -40,7 +40,7 @@ BLOCK = hashlib.sha256(b"paddock").digest() * 32768  # 1 MiB
 BIG = 50
 
 seen, lock = [], threading.Lock()
-acknowledged, changed = [0], threading.Condition()
+acknowledged, changed = {}, threading.Condition()
 
 
 class App(http.server.BaseHTTPRequestHandler):
@@ -94,10 +94,10 @@ class App(http.server.BaseHTTPRequestHandler):
             self.answer("", status=303, headers=[("Location", to), ("Set-Cookie", "session=of-" + sys.argv[2] + "; Path=/; HttpOnly"),
                 ("Set-Cookie", "wide=1; Path=/; Domain=" + self.headers["Host"].split(":")[0].partition(".")[2])])
         elif path == "/events":
-            self.events()
+            self.events(args["key"])
         elif path == "/acknowledge":
             with changed:
-                acknowledged[0] = int(args["n"])
+                acknowledged[args["key"]] = int(args["n"])
                 changed.notify_all()
             self.answer("{}")
         elif path == "/ws":
@@ -115,7 +115,7 @@ class App(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = serve
 
-    def events(self):
+    def events(self, key):
         """Three events, each sent when the client has shown that it has the one before."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -123,11 +123,11 @@ class App(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         start = int(self.headers.get("Last-Event-ID") or 0)
         for n in range(start + 1, start + 4):
-            data = f"id: {n}\ndata: event {n}\n\n".encode()
+            data = f"retry: 10\nid: {n}\ndata: event {n}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
             with changed:
-                changed.wait_for(lambda: acknowledged[0] >= n, timeout=20)
+                changed.wait_for(lambda: acknowledged.get(key, 0) >= n, timeout=20)
         self.wfile.write(b"0\r\n\r\n")
 
     def websocket(self):
