@@ -3,7 +3,6 @@ package cli
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/paddock-sandbox/paddock/client"
@@ -19,6 +19,7 @@ import (
 
 func (a *app) cpCommand() *cobra.Command {
 	var user string
+	var through bool
 	cmd := &cobra.Command{
 		Use:   "cp SOURCE DESTINATION",
 		Short: "Copy files and directories into and out of a sandbox",
@@ -34,7 +35,12 @@ the source is followed; links inside of a directory stay links.
 With - as the other side a file's content comes from standard input or goes to
 standard output; for a directory in the sandbox it is an uncompressed tar archive.
 
-A file appears when it is complete. What was copied before a failure stays.`,
+A file appears when it is complete. What was copied before a failure stays.
+
+A copy from a sandbox may bring symbolic links to any place here. So the next one is
+not written through a link, neither where the destination is one nor on the way to it,
+unless it is in the root directory or in one where you may not write. With
+--through-links it is.`,
 		Example: `  paddock cp script.py $id:/tmp/
   paddock cp $id:/var/log ./logs
   paddock cp src/. $id:/app
@@ -63,10 +69,11 @@ A file appears when it is complete. What was copied before a failure stays.`,
 			if dstID != "" {
 				return a.copyIn(cmd.Context(), &place{conn, dstID, dst}, src)
 			}
-			return a.copyOut(cmd.Context(), &place{conn, srcID, src}, dst)
+			return a.copyOut(cmd.Context(), &place{conn, srcID, src}, dst, through)
 		},
 	}
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the sandbox who reads and owns files there: NAME, UID or UID:GID")
+	cmd.Flags().BoolVar(&through, "through-links", false, "follow symbolic links in the path of a destination here")
 	return cmd
 }
 
@@ -231,7 +238,7 @@ func (a *app) upload(ctx context.Context, to *place, target string, f io.Reader,
 }
 
 // copyOut copies from the sandbox to here.
-func (a *app) copyOut(ctx context.Context, from *place, dst string) error {
+func (a *app) copyOut(ctx context.Context, from *place, dst string, through bool) error {
 	info, err := from.stat(ctx, from.path)
 	if err != nil {
 		return err
@@ -243,44 +250,39 @@ func (a *app) copyOut(ctx context.Context, from *place, dst string) error {
 	if err != nil {
 		return err
 	}
-	if dst == "-" {
-		return a.copyToOutput(ctx, from, dir)
+	if dst == "-" || !dir && isDescriptor(dst) {
+		return a.copyToOutput(ctx, from, dir, dst)
 	}
-	st, serr := os.Stat(dst)
-	if serr != nil && !errors.Is(serr, os.ErrNotExist) {
-		return serr
+	to, err := openDestination(dst, through)
+	if err != nil {
+		return err
 	}
-	intoDir := serr == nil && st.IsDir() || serr != nil && strings.HasSuffix(dst, "/")
-	if intoDir && serr != nil {
-		if err := os.MkdirAll(dst, 0o755); err != nil {
+	defer func() { to.close() }()
+	if to.isDir() && !(dir && contentOnly(from.path)) {
+		inner, err := to.into(from.base())
+		if err != nil {
 			return err
 		}
+		to.close()
+		to = inner
 	}
 	switch {
-	case intoDir && !(dir && contentOnly(from.path)):
-		dst = filepath.Join(dst, from.base())
-		// The user named the directory, not this. A sandbox could have had a
-		// link of this name copied here before, to have a file elsewhere
-		// overwritten now.
-		if st, err := os.Lstat(dst); err == nil && st.Mode()&os.ModeSymlink != 0 {
-			return fmt.Errorf("%s is a symbolic link, perhaps one that came from a sandbox: remove it, or give the path that it points to", dst)
-		}
-	case dir && serr == nil && !st.IsDir():
-		return fmt.Errorf("%s is there and is not a directory, so the directory %s can't be copied to it", dst, from)
-	}
-	switch {
+	case dir && to.st != nil:
+		return fmt.Errorf("%s is there and is not a directory, so the directory %s can't be copied to it", to.path, from)
 	case dir:
-		return a.unpackDir(ctx, from, dst)
+		return a.unpackDir(ctx, from, to)
 	case info.Type == "other":
 		return fmt.Errorf("%s is neither a file nor a directory", from)
-	case serr == nil && !st.IsDir() && !st.Mode().IsRegular(), info.Type == "symlink", info.Size == 0:
+	case to.isDir():
+		return fmt.Errorf("%s is a directory, so the file %s can't be copied to it", to.path, from)
+	case to.st != nil && to.st.Mode&unix.S_IFMT != unix.S_IFREG, info.Type == "symlink", info.Size == 0:
 		mode := os.FileMode(info.Mode.Perm() & 0o777)
 		if info.Type == "symlink" {
 			mode = 0o644
 		}
-		return a.download(ctx, from, from.path, func(d *client.Download) error { return a.saveFile(dst, d, mode) })
+		return a.download(ctx, from, from.path, func(d *client.Download) error { return to.save(d, mode) })
 	}
-	return a.unpackFile(ctx, from, dst, info.Size)
+	return a.unpackFile(ctx, from, to, info.Size)
 }
 
 // base is the name of the source. It is what the user wrote, never what the
@@ -293,10 +295,14 @@ func (p *place) base() string {
 	return name
 }
 
-// copyToOutput writes a file's content, or a directory as an archive.
-func (a *app) copyToOutput(ctx context.Context, from *place, dir bool) error {
+// copyToOutput writes a file's content, or a directory as an archive, to standard
+// output or, a file, to a descriptor of this process.
+func (a *app) copyToOutput(ctx context.Context, from *place, dir bool, dst string) error {
 	if !dir {
 		return a.download(ctx, from, from.path, func(d *client.Download) error {
+			if dst != "-" {
+				return writeInto(dst, d)
+			}
 			_, err := io.Copy(a.streams.Out, d)
 			return err
 		})

@@ -351,10 +351,37 @@ func testPlantedLinks(t *testing.T, m *machine, id string) {
 			t.Errorf("%s: exit code %d, %s", name, code, errs)
 		}
 	}
+	// Named in full, with the link last or on the way, and whatever the way of
+	// the content: archive, file, directory.
+	m.ok("exec", id, "--", "sh", "-c", "touch /planted/empty; ln -s f /planted/d/tof")
+	for _, c := range [][2]string{
+		{"f", "d/f"}, {"tof", "d/f"}, {"../empty", "d/f"}, {"f", "d/sub"}, {"f", "d/sub/"}, {"f", "d/sub/f"}, {"../empty", "d/sub/f"},
+		{"sub", "d/sub"}, {"sub/.", "d/sub"}, {"sub/.", "d/sub/."}, {"sub", "d/sub/new"}, {"sub/.", "d/sub/new/"}, {"sub", "d/f"},
+	} {
+		if _, errs, code := m.result(m.command("cp", id+":/planted/d/"+c[0], dir+"/"+c[1])); code != 1 || !strings.Contains(errs, "symbolic link") {
+			t.Errorf("%q: exit code %d, %s", c, code, errs)
+		}
+	}
 	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" {
 		t.Errorf("the file elsewhere holds %q, %v", b, err)
 	}
 	if list, err := os.ReadDir(filepath.Join(dir, "away")); err != nil || len(list) > 0 {
 		t.Errorf("the directory elsewhere holds %v, %v", list, err)
+	}
+
+	// Who asks for it gets it.
+	m.ok("cp", "--through-links", id+":/planted/d/f", filepath.Join(dir, "d/f"))
+	m.ok("cp", "--through-links", id+":/planted/d/f", filepath.Join(dir, "d/sub"))
+	for _, name := range []string{mine, filepath.Join(dir, "away", "f")} {
+		if b, err := os.ReadFile(name); err != nil || string(b) != "theirs\n" {
+			t.Errorf("%s holds %q, %v", name, b, err)
+		}
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "d/f")); err != nil || to != mine {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
+	out := m.ok("cp", id+":/planted/d/f", "/dev/stdout")
+	if out != "theirs\n" {
+		t.Errorf("to /dev/stdout: %q", out)
 	}
 }

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/internal/tarball"
@@ -91,38 +92,32 @@ func (a *app) warnMore(n int64) {
 
 // unpackDir copies the content of a directory of the sandbox into one here,
 // which is made when it is missing.
-func (a *app) unpackDir(ctx context.Context, from *place, dst string) error {
-	err := os.Mkdir(dst, 0o755)
-	made := err == nil
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+func (a *app) unpackDir(ctx context.Context, from *place, to *destination) error {
+	root, made, err := to.directory()
+	if err == nil {
+		err = a.unpack(ctx, from, root, "copying", -1, tarball.UnpackOptions{Foreign: true, Made: made})
+		root.Close()
 	}
-	err = a.unpack(ctx, from, dst, "copying", -1, tarball.UnpackOptions{Foreign: true, Made: made})
 	if err != nil && made {
 		// Only when nothing has come.
-		_ = os.Remove(dst)
+		_ = unix.Unlinkat(int(to.dir.Fd()), to.name, unix.AT_REMOVEDIR)
 	}
 	return err
 }
 
 // unpackFile copies one file of the sandbox to a path here.
-func (a *app) unpackFile(ctx context.Context, from *place, dst string, size int64) error {
-	resolved, err := filepath.EvalSymlinks(dst)
-	if err != nil {
-		resolved = dst // it is not there, or a link to what is not there
-	}
-	dir, name := filepath.Dir(resolved), filepath.Base(resolved)
-	return a.unpack(ctx, from, dir, name, size, tarball.UnpackOptions{Foreign: true, Name: name})
-}
-
-// unpack fetches an archive of the source. What a sandbox packs is hostile:
-// tarball keeps it beneath the directory.
-func (a *app) unpack(ctx context.Context, from *place, dir, shown string, size int64, o tarball.UnpackOptions) error {
-	root, err := tarball.OpenRoot(dir)
+func (a *app) unpackFile(ctx context.Context, from *place, to *destination, size int64) error {
+	root, err := to.root()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	return a.unpack(ctx, from, root, to.name, size, tarball.UnpackOptions{Foreign: true, Name: to.name})
+}
+
+// unpack fetches an archive of the source. What a sandbox packs is hostile:
+// tarball keeps it beneath the directory.
+func (a *app) unpack(ctx context.Context, from *place, root *os.Root, shown string, size int64, o tarball.UnpackOptions) error {
 	r, err := from.c.DownloadDir(ctx, from.id, from.path)
 	if err != nil {
 		return fmt.Errorf("copying %s: %w", from, err)
