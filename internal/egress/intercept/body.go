@@ -157,17 +157,21 @@ func (s *sink) end(trailer []field) error {
 	return s.w.Flush()
 }
 
-// stream copies a body that comes from a side, through whatever changes it. What
-// was written is flushed whenever the side would wait.
-func stream(to *sink, from io.Reader, side *side) error {
-	side.wire.flush = to.w
-	defer func() { side.wire.flush = nil }()
+// stream copies a body that comes from a side, and replaces in it if there is a
+// replacer. What was written is flushed whenever the side would wait.
+func stream(to *sink, from io.Reader, r *replacer, side *side) error {
+	side.wire.wait = to.w.Flush
+	defer func() { side.wire.wait = nil }()
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for {
 		n, err := from.Read(buf[:])
-		if n > 0 {
-			if _, werr := to.Write(buf[:n]); werr != nil {
+		b := buf[:n]
+		if r != nil {
+			b = r.replace(b, err != nil)
+		}
+		if len(b) > 0 {
+			if _, werr := to.Write(b); werr != nil {
 				return werr
 			}
 		}

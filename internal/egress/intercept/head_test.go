@@ -33,7 +33,7 @@ func FuzzRequest(f *testing.F) {
 		r.write(w)
 		src := newSource(from, r.length)
 		to := &sink{w: w, chunks: r.length == chunked}
-		if err := stream(to, src, &side{wire: &wire{}}); err != nil {
+		if err := stream(to, src, nil, &side{wire: &wire{}}); err != nil {
 			return
 		}
 		if to.end(src.trailer) != nil {

@@ -227,7 +227,7 @@ func (s *session) outgoing(req *request, in *vault.Injection, rules *rules, clie
 	if e := req.get("content-encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return nil, &refusal{415, codeEncoding, "a credential goes into the body of this request, which must not be compressed; leave out Content-Encoding", -1}
 	}
-	out.from = newReplacer(out.src, changes)
+	out.from = &replacing{from: out.src, r: newPatterns(changes).replacer(nil)}
 	if req.length == chunked || req.length > maxBuffered {
 		if req.old {
 			return nil, &refusal{413, codeSubstitute, "a credential goes into the body of this request; one this long must be sent over HTTP/1.1", -1}
@@ -269,7 +269,7 @@ func (o *outgoing) send(server *side) (sent chan error, ok bool) {
 	to := &sink{w: server.w, chunks: o.chunks}
 	if !o.src.chunks && o.src.left <= int64(o.src.r.Buffered()) {
 		if o.src.left > 0 {
-			if err := stream(to, o.from, o.client); err != nil {
+			if err := stream(to, o.from, nil, o.client); err != nil {
 				return nil, false
 			}
 		}
@@ -280,7 +280,7 @@ func (o *outgoing) send(server *side) (sent chan error, ok bool) {
 	}
 	sent = make(chan error, 1)
 	go func() {
-		err := stream(to, o.from, o.client)
+		err := stream(to, o.from, nil, o.client)
 		if err == nil {
 			err = to.end(o.src.trailer)
 		}
@@ -365,10 +365,11 @@ func (s *session) answer(req *request, a *answer, rules *rules, client, server *
 			from = zip
 		}
 	}
+	var masker *replacer
 	if how != opaque {
-		from = s.maskingReader(from, rules)
+		masker = s.masker(rules)
 	}
-	if err := stream(to, from, server); err != nil {
+	if err := stream(to, from, masker, server); err != nil {
 		return err
 	}
 	if how == unzipped {
@@ -393,11 +394,9 @@ func (s *session) abort(untilEnd bool) {
 	_ = s.c.Close()
 }
 
-// maskingReader masks what must not come back in a body.
-func (s *session) maskingReader(from io.Reader, rules *rules) io.Reader {
-	r := newReplacer(from, rules.masking)
-	r.hit = func() { s.i.stats.masked.Add(1) }
-	return r
+// masker masks what must not come back in a body.
+func (s *session) masker(rules *rules) *replacer {
+	return rules.masking.replacer(func() { s.i.stats.masked.Add(1) })
 }
 
 // tunnel goes on without HTTP, with what both sides have sent already. Its

@@ -3,413 +3,293 @@ package intercept
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
-	"crypto/tls"
 	"errors"
 	"io"
+	"iter"
 	"net"
-	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
-	"net/url"
-	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 
-	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
-	"github.com/paddock-sandbox/paddock/internal/vault"
+	"github.com/paddock-sandbox/paddock/internal/egress/h2"
 )
 
 const (
-	maxStreams = 250 // at a time, from one connection
-	// streamWindow is what may be under way of one stream's body, in bytes, and
-	// connWindow that of all of a connection.
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
-	maxFrame     = 64 << 10
-	// smallBody is the length, in bytes, up to which a body goes together with
-	// its head.
-	smallBody = 16 << 10
+	// maxConns2 bounds the inspected HTTP/2 connections of one sandbox, and
+	// maxHeld the bytes that all of them keep here: bodies that a credential goes
+	// into, and what a side would not take although it had said that it would.
+	maxConns2 = 256
+	maxHeld   = 64 << 20
+	// unzipSize is how much comes out of compressed data at a time, in bytes.
+	unzipSize = 16 << 10
 )
 
-// serveHTTP2 passes the streams of a connection on, each to one of the
-// connection to the destination.
-func (s *session) serveHTTP2(client *tls.Conn) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { client.Close() })()
-	if !s.i.enter(s.c.Sandbox) {
+// tenant is what the connections of one sandbox have together.
+type tenant struct {
+	conns int
+	held  atomic.Int64
+}
+
+func (i *Interceptor) enter(sandbox string) *tenant {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t := i.tenants[sandbox]
+	if t == nil {
+		t = &tenant{}
+		i.tenants[sandbox] = t
+	}
+	if t.conns >= maxConns2 {
+		return nil
+	}
+	t.conns++
+	return t
+}
+
+func (i *Interceptor) leave(sandbox string, t *tenant) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if t.conns--; t.conns == 0 {
+		delete(i.tenants, sandbox)
+	}
+}
+
+func (t *tenant) hold(n int) bool { return t.held.Add(int64(n)) <= maxHeld }
+
+// serveHTTP2 relays a connection. server is nil when there is none, and every
+// request gets s.failed.
+func (s *session) serveHTTP2(client, server net.Conn) {
+	t := s.i.enter(s.c.Sandbox)
+	if t == nil {
+		s.i.stats.refusedConns.Add(1)
 		s.i.o.Logger.Debug("a sandbox has as many inspected HTTP/2 connections as it may", "sandbox", s.c.Sandbox)
 		return
 	}
-	defer s.i.leave(s.c.Sandbox)
-	transport, err := s.transport2()
-	if err != nil {
-		s.i.o.Logger.Error("HTTP/2 towards destinations can't be set up", "error", err)
-		return
+	defer s.i.leave(s.c.Sandbox, t)
+	o := h2.Options{Client: batched{client, s.clientWire}, Handler: &handler2{s: s}, Start: s.i.o.HandshakeTimeout, Idle: s.i.o.IdleTimeout, Hold: t.hold,
+		ClientWaits: s.clientWire.onWait}
+	if server != nil {
+		o.Server, o.ServerWaits = batched{server, s.serverWire}, s.serverWire.onWait
 	}
-	h := &handler2{s: s, first: s.server, transport: transport}
-	defer h.close()
-	(&http2.Server{
-		MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame,
-		MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
-		IdleTimeout: s.i.o.IdleTimeout, WriteByteTimeout: s.i.o.HandshakeTimeout,
-	}).ServeConn(client, &http2.ServeConnOpts{
-		Context: ctx, Handler: h,
-		BaseConfig: &http.Server{MaxHeaderBytes: maxHead, ErrorLog: discard},
-	})
-}
-
-// transport2 speaks with the destination. Its windows bound what the sandbox can
-// have this process keep by not reading: by themselves they are 1 GiB.
-func (s *session) transport2() (*http2.Transport, error) {
-	t, err := http2.ConfigureTransports(&http.Transport{HTTP2: &http.HTTP2Config{
-		MaxReceiveBufferPerConnection: connWindow, MaxReceiveBufferPerStream: streamWindow,
-	}})
-	if err != nil {
-		return nil, err
-	}
-	// Encodings are between the sandbox and its destination.
-	t.DisableCompression = true
-	t.MaxHeaderListSize, t.MaxReadFrameSize = maxHead, maxFrame
-	t.StrictMaxConcurrentStreams = true // wait, rather than fail
-	t.WriteByteTimeout, t.ReadIdleTimeout = s.i.o.HandshakeTimeout, s.i.o.IdleTimeout/2
-	return t, nil
-}
-
-// maxConns2 bounds the connections of one sandbox: each can keep connWindow in
-// both directions.
-const maxConns2 = 64
-
-func (i *Interceptor) enter(sandbox string) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.conns2[sandbox] >= maxConns2 {
-		return false
-	}
-	if i.conns2 == nil {
-		i.conns2 = make(map[string]int)
-	}
-	i.conns2[sandbox]++
-	return true
-}
-
-func (i *Interceptor) leave(sandbox string) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.conns2[sandbox]--; i.conns2[sandbox] == 0 {
-		delete(i.conns2, sandbox)
+	if err := h2.Relay(s.ctx, o); err != nil {
+		s.i.o.Logger.Debug("an HTTP/2 connection ended early", "sandbox", s.c.Sandbox, "host", s.name, "error", err)
 	}
 }
 
-// handler2 serves the streams of one connection.
-type handler2 struct {
-	s         *session
-	transport *http2.Transport
+// handler2 decides about the requests of one connection.
+type handler2 struct{ s *session }
 
-	mu       sync.Mutex
-	revision *vault.Active
-	rules    *rules
-	first    net.Conn // made with the handshake, not used yet
-	to       *http2.ClientConn
-	closed   bool
+// Lost implements h2.Handler.
+func (h *handler2) Lost(error) *h2.Refusal {
+	return h.s.refusal2(failure(errors.New("the connection was lost, or takes no more requests"), h.s.name))
 }
 
-// conn returns a connection to the destination that takes another request. A
-// server may end one when it likes, which its client should not have to know.
-func (h *handler2) conn(ctx context.Context) (*http2.ClientConn, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return nil, net.ErrClosed
-	}
-	if h.to != nil && h.to.CanTakeNewRequest() {
-		return h.to, nil
-	}
-	server := h.first
-	if h.first = nil; server == nil {
-		ctx, cancel := context.WithTimeout(ctx, h.s.i.o.HandshakeTimeout)
-		defer cancel()
-		raw, err := h.s.dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		config := h.s.i.client.Clone()
-		config.ServerName, config.NextProtos = h.s.name, []string{"h2"}
-		c := tls.Client(raw, config)
-		if err := c.HandshakeContext(ctx); err != nil {
-			raw.Close()
-			return nil, err
-		}
-		if c.ConnectionState().NegotiatedProtocol != "h2" {
-			raw.Close()
-			return nil, errors.New("it does not speak HTTP/2 any more")
-		}
-		server = c
-	}
-	to, err := h.transport.NewClientConn(server)
-	if err != nil {
-		server.Close()
-		return nil, err
-	}
-	if h.to != nil {
-		go h.to.Shutdown(h.s.ctx) // when its streams have ended
-	}
-	h.to = to
-	return to, nil
-}
-
-func (h *handler2) close() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed = true; h.to != nil {
-		_ = h.to.Close()
-	}
-}
-
-func (h *handler2) current() *rules {
-	now := h.s.i.active(h.s.c.Sandbox)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.rules == nil || now != h.revision {
-		h.revision, h.rules = now, newRules(now, h.s.name)
-	}
-	return h.rules
-}
-
-func (h *handler2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Request implements h2.Handler.
+func (h *handler2) Request(q *h2.Request) (*h2.Exchange, *h2.Refusal) {
 	h.s.i.stats.requests.Add(1)
-	rules := h.current()
-	out, refused := h.outgoing(r, rules)
+	x, refused := h.pass(q)
 	if refused != nil {
 		h.s.refused(refused)
-		h.s.answer2(w, refused)
-		return
+		return nil, h.s.refusal2(refused)
 	}
-	out = out.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-			if code == http.StatusContinue {
-				return nil // the server here says so itself when the body is read
-			}
-			h.copyHeader(w.Header(), http.Header(header), rules)
-			w.WriteHeader(code)
-			clear(w.Header())
-			return nil
-		},
-	}))
-	to, err := h.conn(r.Context())
-	if err != nil {
-		h.s.answer2(w, failure(err, h.s.name))
-		return
-	}
-	resp, err := to.RoundTrip(out)
-	if err != nil {
-		if r.Context().Err() != nil {
-			panic(http.ErrAbortHandler)
-		}
-		h.s.answer2(w, failure(plain(err), h.s.name))
-		return
-	}
-	defer resp.Body.Close()
-	if err := h.answer(w, r, resp, rules); err != nil {
-		panic(http.ErrAbortHandler)
-	}
+	return x, nil
 }
 
-// plain takes what the transport says about its own state; it names no header.
-func plain(err error) error {
-	var reset http2.StreamError
-	if errors.As(err, &reset) {
-		return errors.New("the stream was ended with " + reset.Code.String())
+// pass prepares a request and what is to be done with its answer.
+func (h *handler2) pass(q *h2.Request) (*h2.Exchange, *refusal) {
+	method := q.Method
+	if q.Protocol != "" {
+		method = "GET" // what it is over HTTP/1 (RFC 8441, 5)
 	}
-	return errors.New("the connection was lost, or takes no more requests")
-}
-
-// headers2 is the head of a request over HTTP/2.
-type headers2 http.Header
-
-func (m headers2) values(visit func(name, value string) string) {
-	for name, values := range m {
-		for i := range values {
-			values[i] = visit(name, values[i])
-		}
-	}
-}
-
-func (m headers2) set(name, value string) { http.Header(m).Set(name, value) }
-
-// outgoing makes the request to the destination.
-func (h *handler2) outgoing(r *http.Request, rules *rules) (*http.Request, *refusal) {
-	target := r.RequestURI
-	if refused := h.s.check(r.Method, target, r.Host); refused != nil {
+	if refused := h.s.check(method, q.Path, q.Authority); refused != nil {
 		return nil, refused
 	}
-	for _, other := range r.Header["Host"] {
-		if other != r.Host {
-			return nil, &refusal{421, codeMisdirected, "the request has a Host header that differs from its :authority", -1}
-		}
+	if q.TwoHosts {
+		return nil, &refusal{421, codeMisdirected, "the request has a Host header that differs from its :authority", -1}
 	}
-	in, refused := h.s.injection(rules, r.Method, target)
+	rules := h.s.current()
+	in, refused := h.s.injection(rules, method, q.Path)
 	if refused != nil {
 		return nil, refused
 	}
-	out := &http.Request{
-		Method: r.Method, Host: r.Host, Header: r.Header.Clone(), Body: r.Body, ContentLength: r.ContentLength,
-		Proto: "HTTP/2.0", ProtoMajor: 2, Trailer: r.Trailer,
-	}
-	out.Header.Del("Host")
-	if r.Header.Get("User-Agent") == "" {
-		out.Header["User-Agent"] = []string{""} // else the transport adds its own
-	}
-	if accept := r.Header.Get("Accept-Encoding"); rules.masks && accept != "" {
-		out.Header.Set("Accept-Encoding", acceptedEncodings(strings.Join(r.Header["Accept-Encoding"], ",")))
-	}
-	if in != nil {
-		if target, refused = inject(headers2(out.Header), target, in); refused != nil {
-			return nil, refused
-		}
-		h.s.i.stats.injected.Add(1)
-		h.s.i.o.Logger.Debug("put credentials into a request", "sandbox", h.s.c.Sandbox, "host", h.s.name, "binding", in.Binding)
-		if refused := substituteBody(out, in); refused != nil {
-			return nil, refused
+	q.Scheme = h.s.scheme
+	if rules.masks {
+		if accept := h2.Get(q.Fields, "accept-encoding"); accept != "" {
+			q.Fields = h2.Set(q.Fields, h2.Field{Name: "accept-encoding", Value: acceptedEncodings(accept)})
 		}
 	}
-	if r.ContentLength == 0 {
-		out.Body = http.NoBody
+	x := &h2.Exchange{}
+	if rules.masks {
+		x.Answer = func(a *h2.Response) h2.Filter { return h.answer(a, rules) }
+		x.Trailer = func(fields []h2.Field) { h.mask(fields, rules) }
 	}
-	out.URL = &url.URL{Scheme: "https", Host: r.Host}
-	path, query, hasQuery := strings.Cut(target, "?")
-	out.URL.RawQuery, out.URL.ForceQuery = query, hasQuery && query == ""
-	if strings.HasPrefix(path, "//") {
-		// As an opaque URL it would get a scheme.
-		var err error
-		if out.URL.Path, err = url.PathUnescape(path); err != nil {
-			return nil, &refusal{400, codeMalformed, "the path of the request is malformed", -1}
-		}
-		out.URL.RawPath = path
-	} else {
-		out.URL.Opaque = path // byte for byte
+	if in == nil {
+		return x, nil
 	}
-	return out, nil
+	changes := bodyChanges(in, h2.Get(q.Fields, "content-type"))
+	m := headers2{q}
+	target, refused := inject(m, q.Path, in)
+	if refused != nil {
+		return nil, refused
+	}
+	q.SecretPath = target != q.Path
+	q.Path = target
+	if refused := h.substitute(q, x, changes); refused != nil {
+		return nil, refused
+	}
+	h.s.i.stats.injected.Add(1)
+	h.s.i.o.Logger.Debug("put credentials into a request", "sandbox", h.s.c.Sandbox, "host", h.s.name, "binding", in.Binding)
+	return x, nil
 }
 
-// substituteBody puts credentials into a body as it streams.
-func substituteBody(out *http.Request, in *vault.Injection) *refusal {
-	changes := bodyChanges(in, out.Header.Get("Content-Type"))
-	if len(changes) == 0 || out.ContentLength == 0 {
+// headers2 is the head of a request over HTTP/2. What was put into it is kept
+// out of header tables.
+type headers2 struct{ q *h2.Request }
+
+func (m headers2) values(visit func(name, value string) string) {
+	for i := range m.q.Fields {
+		f := &m.q.Fields[i]
+		if v := visit(f.Name, f.Value); v != f.Value {
+			f.Value, f.Sensitive = v, true
+		}
+	}
+}
+
+func (m headers2) set(name, value string) {
+	m.q.Fields = h2.Set(m.q.Fields, hpack.HeaderField{Name: strings.ToLower(name), Value: value, Sensitive: true})
+}
+
+// substitute puts credentials into a body as it streams.
+func (h *handler2) substitute(q *h2.Request, x *h2.Exchange, changes []change) *refusal {
+	if len(changes) == 0 || q.Ended || q.Length == 0 {
 		return nil
 	}
-	if e := out.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+	if e := h2.Get(q.Fields, "content-encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return &refusal{415, codeEncoding, "a credential goes into the body of this request, which must not be compressed; leave out Content-Encoding", -1}
 	}
-	replaced := newReplacer(out.Body, changes)
-	if out.ContentLength < 0 || out.ContentLength > maxBuffered {
-		out.ContentLength = -1
-		out.Header.Del("Content-Length")
-		out.Body = struct {
-			io.Reader
-			io.Closer
-		}{replaced, out.Body}
+	x.Body = newPatterns(changes).replacer(nil).replace
+	if q.Length < 0 || q.Length > maxBuffered {
+		q.Fields = h2.Del(q.Fields, "content-length")
 		return nil
 	}
-	body, err := io.ReadAll(io.LimitReader(replaced, maxSubstituted+1))
-	if err != nil {
-		return &refusal{400, codeMalformed, "the body of the request did not come to its end", -1}
+	x.Whole, x.Most = true, maxSubstituted
+	x.TooLong = h.s.refusal2(&refusal{413, codeSubstitute, "with the credentials in it the body of this request is too long", -1})
+	if strings.EqualFold(h2.Get(q.Fields, "expect"), "100-continue") {
+		// The body is needed before the destination can be asked.
+		q.Fields, x.Continue = h2.Del(q.Fields, "expect"), true
 	}
-	if len(body) > maxSubstituted {
-		return &refusal{413, codeSubstitute, "with the credentials in it the body of this request is too long", -1}
-	}
-	out.ContentLength = int64(len(body))
-	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	out.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 
-func (h *handler2) copyHeader(to, from http.Header, rules *rules) {
-	for name, values := range from {
-		for _, v := range values {
-			to[name] = append(to[name], h.s.masked(rules, v))
-		}
+func (h *handler2) mask(fields []h2.Field, rules *rules) {
+	for i := range fields {
+		fields[i].Value = h.s.masked(rules, fields[i].Value)
 	}
 }
 
-// answer passes an answer back.
-func (h *handler2) answer(w http.ResponseWriter, r *http.Request, resp *http.Response, rules *rules) error {
-	h.copyHeader(w.Header(), resp.Header, rules)
-	how := opaque
-	if rules.masks && r.Method != http.MethodHead && resp.ContentLength != 0 {
-		how = inspect(resp.StatusCode, resp.Header.Get("Content-Type"), resp.Header.Get("Content-Encoding"))
+// answer masks the head of an answer, and says how its body is to be.
+func (h *handler2) answer(a *h2.Response, rules *rules) h2.Filter {
+	h.mask(a.Fields, rules)
+	if a.Bodiless || a.Length == 0 {
+		return h2.Filter{}
 	}
-	if how == unzipped {
-		w.Header().Del("Content-Encoding")
-		w.Header().Del("Content-Length")
+	switch inspect(a.Status, h2.Get(a.Fields, "content-type"), h2.Get(a.Fields, "content-encoding")) {
+	case inspected:
+		return h2.Filter{Change: h.s.masker(rules).replace}
+	case unzipped:
+		a.Fields = h2.Del(h2.Del(a.Fields, "content-encoding"), "content-length")
+		return h2.Filter{Expand: newUnzipper(h.s.masker(rules))}
 	}
-	if resp.Header.Get("Date") == "" {
-		w.Header()["Date"] = nil // else the server here adds one
-	}
-	if resp.Header.Get("Content-Type") == "" {
-		w.Header()["Content-Type"] = nil
-	}
-	for name := range resp.Trailer {
-		w.Header().Add("Trailer", name)
-	}
-	w.WriteHeader(resp.StatusCode)
-	flusher := w.(http.Flusher)
-	if resp.ContentLength < 0 || resp.ContentLength > smallBody || how == unzipped {
-		flusher.Flush() // the body may be long in coming
-	}
-	var from io.Reader = resp.Body
-	if how == unzipped {
-		zip, err := gzip.NewReader(resp.Body)
-		switch {
-		case errors.Is(err, io.EOF):
-		case err != nil:
-			return err
-		default:
-			from = zip
+	return h2.Filter{}
+}
+
+// unzipper takes compressed data apart and masks what comes out. The reader of
+// such data wants to be given more while it reads; here more is given when it
+// comes, so the reader stands still in between.
+type unzipper struct {
+	in   bytes.Buffer
+	last bool
+	next func() (piece, bool)
+	stop func()
+}
+
+type piece struct {
+	b    []byte
+	done bool
+	err  error
+}
+
+func newUnzipper(r *replacer) *unzipper {
+	u := &unzipper{}
+	u.next, u.stop = iter.Pull(func(yield func(piece) bool) {
+		err := u.run(r, yield)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		yield(piece{done: err == nil, err: err})
+	})
+	return u
+}
+
+var errStopped = errors.New("nobody wants more")
+
+// starving reads what was pushed, and stands still when that is used up.
+type starving struct {
+	u     *unzipper
+	yield func(piece) bool
+}
+
+// Read implements io.Reader.
+func (s starving) Read(b []byte) (int, error) {
+	for s.u.in.Len() == 0 {
+		if s.u.last {
+			return 0, io.EOF
+		}
+		if !s.yield(piece{}) {
+			return 0, errStopped
 		}
 	}
-	if how != opaque {
-		from = h.s.maskingReader(from, rules)
+	return s.u.in.Read(b)
+}
+
+func (u *unzipper) run(r *replacer, yield func(piece) bool) error {
+	from := starving{u, yield}
+	zip, err := gzip.NewReader(from)
+	if err != nil {
+		return err // io.EOF when there was nothing, not even a header
 	}
-	if err := copyFlushing(w, flusher, from, resp.ContentLength); err != nil {
+	buf := make([]byte, unzipSize)
+	for err == nil {
+		var n int
+		n, err = zip.Read(buf)
+		if b := r.replace(buf[:n], err != nil); len(b) > 0 && !yield(piece{b: b}) {
+			return errStopped
+		}
+	}
+	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	if how == unzipped {
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-			return err
-		}
-	}
-	for name, values := range resp.Trailer {
-		for _, v := range values {
-			w.Header().Add(http.TrailerPrefix+name, h.s.masked(rules, v))
-		}
-	}
-	return nil
+	_, err = io.Copy(io.Discard, from) // what is behind the compressed data
+	return err
 }
 
-// copyFlushing passes on what comes as it comes, but for the last of a body whose
-// length is known: that goes with the end of the stream.
-func copyFlushing(w io.Writer, flusher http.Flusher, from io.Reader, length int64) error {
-	done := int64(0)
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
-	for {
-		n, err := from.Read(buf[:])
-		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return werr
-			}
-			if done += int64(n); done != length {
-				flusher.Flush()
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+// Push implements h2.Expander.
+func (u *unzipper) Push(b []byte, last bool) {
+	u.in.Write(b)
+	u.last = last
 }
+
+// Next implements h2.Expander.
+func (u *unzipper) Next() ([]byte, bool, error) {
+	p, ok := u.next()
+	if !ok {
+		return nil, true, nil
+	}
+	return p.b, p.done, p.err
+}
+
+// Close implements h2.Expander.
+func (u *unzipper) Close() { u.stop() }
+
+// onWait has f called before a read waits.
+func (w *wire) onWait(f func()) { w.wait = func() error { f(); return nil } }

@@ -40,10 +40,10 @@ type Interceptor struct {
 	client tls.Config // towards destinations
 	server tls.Config // towards sandboxes
 
-	mu     sync.Mutex
-	conns2 map[string]int // open connections over HTTP/2 of each sandbox
+	mu      sync.Mutex
+	tenants map[string]*tenant // those with open connections over HTTP/2
 
-	stats struct{ conns, requests, injected, refused, masked atomic.Int64 }
+	stats struct{ conns, refusedConns, requests, injected, refused, masked atomic.Int64 }
 }
 
 var _ proxy.Interceptor = (*Interceptor)(nil)
@@ -70,10 +70,12 @@ func New(o Options) (*Interceptor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	i := &Interceptor{o: o}
-	i.client = tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12}
+	i := &Interceptor{o: o, tenants: map[string]*tenant{}}
+	// Records are as large as they may be: one that is sent in pieces has several
+	// times the cost.
+	i.client = tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
 	// Tickets would carry sessions from one sandbox to another.
-	i.server = tls.Config{MinVersion: tls.VersionTLS12, SessionTicketsDisabled: true}
+	i.server = tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, SessionTicketsDisabled: true}
 	return i, nil
 }
 
@@ -185,7 +187,7 @@ func (s *session) serveTLS() {
 	}
 	defer client.Close()
 	if client.ConnectionState().NegotiatedProtocol == "h2" {
-		s.serveHTTP2(client)
+		s.serveHTTP2(client, s.server)
 		return
 	}
 	s.serveHTTP1(client)
@@ -243,7 +245,7 @@ func failure(err error, name string) *refusal {
 // rules are the bindings for the name of a connection, ready to be used.
 type rules struct {
 	host    *vault.Host
-	masking []change
+	masking *patterns // nil when there is nothing to mask
 	masks   bool
 }
 
@@ -259,8 +261,9 @@ func (s *session) current() *rules {
 func newRules(active *vault.Active, name string) *rules {
 	r := &rules{host: active.Host(name)}
 	if r.host != nil {
-		r.masking = masking(r.host.Masked())
-		r.masks = len(r.masking) > 0
+		if forms := r.host.Masked(); len(forms) > 0 {
+			r.masking, r.masks = newPatterns(masking(forms)), true
+		}
 	}
 	return r
 }
@@ -333,7 +336,7 @@ func (s *session) masked(r *rules, value string) string {
 	if !r.masks {
 		return value
 	}
-	out := mask(value, r.masking)
+	out := mask(value, r.masking.changes)
 	if out != value {
 		s.i.stats.masked.Add(1)
 	}

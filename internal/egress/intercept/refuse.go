@@ -3,10 +3,9 @@ package intercept
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
 	"net/http"
-	"strconv"
+
+	"github.com/paddock-sandbox/paddock/internal/egress/h2"
 )
 
 // via marks answers that are the proxy's own.
@@ -46,16 +45,9 @@ func (s *session) answer1(r *refusal, method string) []byte {
 	return append([]byte(head), body...)
 }
 
-// answer2 is the answer over HTTP/2, on its stream only.
-func (s *session) answer2(w http.ResponseWriter, r *refusal) {
-	body := s.body(r)
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Via", via)
-	w.WriteHeader(r.status)
-	_, _ = w.Write(body)
+// refusal2 is the answer over HTTP/2, on its stream only.
+func (s *session) refusal2(r *refusal) *h2.Refusal {
+	return &h2.Refusal{Status: r.status, Body: s.body(r), Fields: []h2.Field{
+		{Name: "content-type", Value: "application/json"}, {Name: "via", Value: via},
+	}}
 }
-
-// discard takes what the HTTP/2 server would print about its clients.
-var discard = log.New(io.Discard, "", 0)

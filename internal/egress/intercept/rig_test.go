@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,9 @@ const (
 	testHost  = "api.example.com"
 	testValue = "s3cr3t-Value/0123456789+x"
 )
+
+// discard takes what servers would print about their clients.
+var discard = log.New(io.Discard, "", 0)
 
 // rig is a destination, the proxy with an interceptor, and a client that
 // believes to connect to the destination.

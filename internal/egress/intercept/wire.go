@@ -1,7 +1,6 @@
 package intercept
 
 import (
-	"bufio"
 	"net"
 	"sync"
 )
@@ -19,9 +18,9 @@ const (
 // read and others write.
 type wire struct {
 	net.Conn
-	// flush, if not nil, is written out before a read waits, so that nothing
-	// that has come is held back. It belongs to whoever reads.
-	flush *bufio.Writer
+	// wait, if not nil, is called before a read waits, so that nothing that has
+	// come is held back. It belongs to whoever reads.
+	wait  func() error
 	buf   []byte // nil unless much comes
 	in    []byte // what is left in buf
 	bulky bool
@@ -39,8 +38,8 @@ func (w *wire) Read(b []byte) (int, error) {
 		w.in = w.in[n:]
 		return n, nil
 	}
-	if w.flush != nil {
-		if err := w.flush.Flush(); err != nil {
+	if w.wait != nil {
+		if err := w.wait(); err != nil {
 			return 0, err
 		}
 	}

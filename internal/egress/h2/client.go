@@ -1,0 +1,458 @@
+package h2
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// serveClient reads the client's frames until it ends.
+func (r *relay) serveClient() error {
+	_ = r.client.conn.SetReadDeadline(time.Now().Add(r.o.Start))
+	err := r.read(r.client, r.server, preface, r.fromClient)
+	var bad broken
+	if !errors.As(err, &bad) {
+		if errors.Is(err, errOver) {
+			r.part()
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errOver) {
+			err = nil
+		}
+		return err
+	}
+	r.mu.Lock()
+	r.leave(bad.code, bad.reason)
+	r.mu.Unlock()
+	r.part()
+	return bad
+}
+
+// errOver ends a connection on which nothing more will come.
+var errOver = errors.New("the connection is over")
+
+// part sends what is to be sent last. What the client still sends is read for a
+// moment: if some were left, the kernel would answer with a reset, which
+// overtakes what was sent.
+func (r *relay) part() {
+	c := r.client.conn
+	_ = c.SetDeadline(time.Now().Add(lingerTime))
+	r.client.flushing.Lock()
+	r.mu.Lock()
+	b := r.client.buf
+	r.client.buf = nil
+	r.mu.Unlock()
+	if b != nil {
+		_, _ = c.Write(*b)
+	}
+	r.client.flushing.Unlock()
+	_ = c.SetDeadline(time.Now().Add(lingerTime))
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+	_, _ = io.CopyN(io.Discard, c, lingerBytes)
+}
+
+// lingerBytes is how much is read of what a client still sends, in bytes.
+const lingerBytes = 256 << 10
+
+// fromClient handles a frame of the client.
+func (r *relay) fromClient(f *frame) error {
+	e := r.client
+	if err := r.order(e, f); err != nil {
+		return err
+	}
+	if r.ending {
+		return errOver
+	}
+	switch f.kind {
+	case http2.FrameHeaders, http2.FrameContinuation:
+		if f.id%2 == 0 {
+			return broken{http2.ErrCodeProtocol, "a client's stream has an even number"}
+		}
+		return r.block(e, f, r.requestHead)
+	case http2.FramePushPromise:
+		return broken{http2.ErrCodeProtocol, "a client can't push"}
+	case http2.FrameRSTStream:
+		return r.clientReset(f)
+	case http2.FrameGoAway:
+		if f.id != 0 || len(f.payload) < 8 {
+			return broken{http2.ErrCodeProtocol, "a GOAWAY is malformed"}
+		}
+		if r.leaving = true; len(r.streams) == 0 {
+			return errOver
+		}
+		return nil
+	}
+	if f.id != 0 && (f.id%2 == 0 || f.id > r.lastID) && f.kind != http2.FramePriority && f.kind <= http2.FrameContinuation {
+		return broken{http2.ErrCodeProtocol, "a frame is for a stream that was never opened"}
+	}
+	s := r.streams[f.id]
+	return r.common(e, s, f, func(b []byte, size int) error { return r.data(s, &s.up, b, size, f.ends()) })
+}
+
+// order checks what may come after what.
+func (r *relay) order(e *end, f *frame) error {
+	if !e.settled && (f.kind != http2.FrameSettings || f.flags&http2.FlagSettingsAck != 0) {
+		return broken{http2.ErrCodeProtocol, "the first frame is no SETTINGS"}
+	}
+	if (e.block.id != 0) != (f.kind == http2.FrameContinuation) || e.block.id != 0 && f.id != e.block.id {
+		return broken{http2.ErrCodeProtocol, "a header block is interrupted, or continued where there is none"}
+	}
+	return nil
+}
+
+// common handles the frames that are the same from both sides.
+func (r *relay) common(e *end, s *stream, f *frame, data func(b []byte, size int) error) error {
+	switch f.kind {
+	case http2.FrameData:
+		if f.id == 0 {
+			return broken{http2.ErrCodeProtocol, "DATA is for no stream"}
+		}
+		b, err := f.unpad()
+		if err != nil {
+			return err
+		}
+		if len(b) > 0 {
+			// What is read leads to as many updates of windows.
+			r.other(e).budget.earn(1 + len(b)/1024)
+		} else if !f.ends() && !e.budget.spend() {
+			return errFlood
+		}
+		if e.recv -= int64(len(f.payload)); e.recv < 0 {
+			return broken{http2.ErrCodeFlowControl, "more was sent than the window allows"}
+		}
+		if s != nil {
+			err = data(b, len(f.payload))
+		} else if !e.budget.spend() {
+			err = errFlood
+		}
+		r.grantAll(e, r.opposite(e))
+		return err
+	case http2.FrameWindowUpdate:
+		if !e.budget.spend() {
+			return errFlood
+		}
+		return r.window(e, s, f)
+	}
+	if !e.budget.spend() {
+		return errFlood
+	}
+	switch f.kind {
+	case http2.FrameSettings:
+		return r.settings(e, f)
+	case http2.FramePing:
+		return r.ping(e, f)
+	case http2.FramePriority:
+		if f.id == 0 || len(f.payload) != 5 {
+			return broken{http2.ErrCodeProtocol, "a PRIORITY is malformed"}
+		}
+	}
+	return nil
+}
+
+var errFlood = broken{http2.ErrCodeEnhanceYourCalm, "too many frames that cost work and bring none"}
+
+// other is the other end, or e itself where there is none.
+func (r *relay) other(e *end) *end {
+	if o := r.opposite(e); o != nil {
+		return o
+	}
+	return e
+}
+
+func (r *relay) ping(e *end, f *frame) error {
+	if f.id != 0 || len(f.payload) != 8 {
+		return broken{http2.ErrCodeFrameSize, "a PING is malformed"}
+	}
+	to, flags := r.opposite(e), f.flags&http2.FlagPingAck
+	if to == nil {
+		if flags != 0 {
+			return nil
+		}
+		to, flags = e, http2.FlagPingAck
+	}
+	out := to.out()
+	*out = append(appendHeader(*out, 8, http2.FramePing, flags, 0), f.payload...)
+	return nil
+}
+
+// settings takes an end's settings (RFC 9113, 6.5.2).
+func (r *relay) settings(e *end, f *frame) error {
+	if f.id != 0 || len(f.payload)%6 != 0 || f.flags&http2.FlagSettingsAck != 0 && len(f.payload) > 0 {
+		return broken{http2.ErrCodeFrameSize, "a SETTINGS is malformed"}
+	}
+	if f.flags&http2.FlagSettingsAck != 0 {
+		return nil
+	}
+	changed := false
+	for b := f.payload; len(b) > 0; b = b[6:] {
+		v := binary.BigEndian.Uint32(b[2:])
+		switch http2.SettingID(binary.BigEndian.Uint16(b)) {
+		case http2.SettingHeaderTableSize:
+			e.enc.SetMaxDynamicTableSizeLimit(min(v, 4096))
+		case http2.SettingEnablePush:
+			if v > 1 || v == 1 && e == r.server {
+				return broken{http2.ErrCodeProtocol, "a setting has a value that it can't have"}
+			}
+		case http2.SettingMaxFrameSize:
+			if v < maxFrame || v > 1<<24-1 {
+				return broken{http2.ErrCodeProtocol, "a setting has a value that it can't have"}
+			}
+		case http2.SettingInitialWindowSize:
+			if err := r.resize(e, int64(v)); err != nil {
+				return err
+			}
+		case http2.SettingMaxConcurrentStreams:
+			if most := min(v, uint32(r.o.MaxStreams)); e == r.server && most != r.maxStreams {
+				r.maxStreams, changed = most, true
+			}
+		case http2.SettingEnableConnectProtocol:
+			if on := v == 1; e == r.server && on && !r.connect {
+				r.connect, changed = true, true
+			}
+		}
+	}
+	out := e.out()
+	if first := !e.settled; first {
+		e.settled = true
+		_ = e.conn.SetReadDeadline(time.Time{})
+		switch {
+		case e == r.client && r.server != nil && r.lost == nil:
+			r.greetServer()
+		case e == r.server:
+			r.greetClient()
+		}
+	} else if changed {
+		r.greetClient()
+	}
+	*out = appendHeader(*out, 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
+	if err := r.pumpAll(e); err != nil {
+		return err
+	}
+	r.grantAll(r.opposite(e), e)
+	return nil
+}
+
+// resize changes the windows of all streams of an end.
+func (r *relay) resize(e *end, to int64) error {
+	if to > maxWindow {
+		return broken{http2.ErrCodeFlowControl, "a window is larger than allowed"}
+	}
+	by := to - e.initial
+	e.initial = to
+	for _, s := range r.streams {
+		f := &s.down
+		if e == r.server {
+			f = &s.up
+		}
+		if f.send += by; f.send > maxWindow {
+			return broken{http2.ErrCodeFlowControl, "a window is larger than allowed"}
+		}
+	}
+	return nil
+}
+
+// block collects a header block and hands it over once it is whole.
+func (r *relay) block(e *end, f *frame, head func(id uint32, end bool, d *decoded) error) error {
+	b, p := f.payload, &e.block
+	if f.kind == http2.FrameHeaders {
+		if f.id == 0 {
+			return broken{http2.ErrCodeProtocol, "HEADERS are for no stream"}
+		}
+		var err error
+		if b, err = f.unpad(); err != nil {
+			return err
+		}
+		if f.flags&http2.FlagHeadersPriority != 0 {
+			if len(b) < 5 {
+				return broken{http2.ErrCodeFrameSize, "HEADERS are shorter than their priority"}
+			}
+			b = b[5:]
+		}
+		p.id, p.flags, p.frames = f.id, f.flags, 0
+		if f.flags&http2.FlagHeadersEndHeaders != 0 {
+			return r.decode(e, b, head)
+		}
+	}
+	if p.frames++; p.frames > maxContinuations || len(p.b)+len(b) > MaxHead {
+		return broken{http2.ErrCodeEnhanceYourCalm, "a header block is too long, or has too many frames"}
+	}
+	p.b = append(p.b, b...)
+	if f.flags&http2.FlagHeadersEndHeaders == 0 {
+		return nil
+	}
+	whole := p.b
+	p.b = nil
+	return r.decode(e, whole, head)
+}
+
+// decode decodes a header block. Even one of a stream that nobody knows changes
+// the header table.
+func (r *relay) decode(e *end, b []byte, head func(id uint32, end bool, d *decoded) error) error {
+	d := &decoded{fields: make([]Field, 0, 24)}
+	e.decoding = d
+	id, flags := e.block.id, e.block.flags
+	e.block.id = 0
+	_, err := e.dec.Write(b)
+	if err == nil {
+		err = e.dec.Close()
+	}
+	if err != nil {
+		return broken{http2.ErrCodeCompression, "a header block can't be decoded"}
+	}
+	return head(id, flags&http2.FlagHeadersEndStream != 0, d)
+}
+
+// requestHead handles the head of a request, or the trailer of one.
+func (r *relay) requestHead(id uint32, last bool, d *decoded) error {
+	if s := r.streams[id]; s != nil {
+		return r.requestTrailer(s, last, d)
+	}
+	if id <= r.lastID {
+		if !r.client.budget.spend() {
+			return errFlood
+		}
+		return nil // closed meanwhile
+	}
+	r.lastID = id
+	if r.leaving || len(r.streams) >= r.o.MaxStreams {
+		r.putReset(r.client, id, http2.ErrCodeRefusedStream)
+		return r.countReset()
+	}
+	s := &stream{id: id}
+	s.up = flow{recv: r.client.given, length: -1, ended: last}
+	s.down = flow{send: r.client.initial, length: -1}
+	if r.server != nil {
+		s.up.send, s.down.recv = r.server.initial, r.server.given
+	}
+	if d.over {
+		r.streams[id] = s
+		return r.answer(s, &Refusal{Status: 431, Fields: []Field{{Name: "content-type", Value: "text/plain"}},
+			Body: []byte("the head of the request is longer than " + strconv.Itoa(MaxHead) + " bytes\n")})
+	}
+	q, why := newRequest(d.fields, last)
+	if why != "" || q.Protocol != "" && !r.connect {
+		r.putReset(r.client, id, http2.ErrCodeProtocol)
+		return r.countReset()
+	}
+	s.method, s.up.length = q.Method, q.Length
+	r.streams[id] = s
+	x, refused := r.o.Handler.Request(q)
+	if refused != nil || r.server == nil || r.lost != nil {
+		if refused == nil {
+			refused = r.o.Handler.Lost(net.ErrClosed)
+		}
+		return r.answer(s, refused)
+	}
+	s.x, s.request, s.up.change = x, q, x.Body
+	if x.Whole && !last {
+		s.up.gather = true
+		if x.Continue {
+			r.putHead(r.client, id, []Field{{Name: ":status", Value: "100"}}, false)
+		}
+		return nil
+	}
+	return r.send(s)
+}
+
+// countReset counts what cost work and was for nothing.
+func (r *relay) countReset() error {
+	if !r.resets.spend() {
+		return broken{http2.ErrCodeEnhanceYourCalm, "too many requests are cancelled, or malformed"}
+	}
+	return nil
+}
+
+// sendWhole sends a request whose body is there.
+func (r *relay) sendWhole(s *stream) error {
+	if s.up.waits() > s.x.Most {
+		return r.answer(s, s.x.TooLong)
+	}
+	s.request.Fields = Set(s.request.Fields, Field{Name: "content-length", Value: strconv.Itoa(s.up.waits())})
+	return r.send(s)
+}
+
+// send opens the stream at the destination.
+func (r *relay) send(s *stream) error {
+	if r.nextUp > maxID {
+		r.leave(http2.ErrCodeNo, "")
+		r.putReset(r.client, s.id, http2.ErrCodeRefusedStream)
+		r.remove(s)
+		return nil
+	}
+	s.sid = r.nextUp
+	r.nextUp += 2
+	r.upstream[s.sid] = s
+	e := r.server
+	e.fields = s.request.all(e.fields[:0])
+	s.request = nil
+	last := s.up.ended && s.up.waits() == 0 && s.up.trailer == nil
+	r.putHead(e, s.sid, e.fields, last)
+	clear(e.fields)
+	s.up.started, s.up.done = true, last
+	return nil
+}
+
+// requestTrailer handles what comes after the body of a request.
+func (r *relay) requestTrailer(s *stream, last bool, d *decoded) error {
+	if s.up.ended {
+		if err := r.fail(s, http2.ErrCodeStreamClosed); err != nil {
+			return err
+		}
+		return r.countReset()
+	}
+	if !last || d.over || checkTrailer(d.fields) != "" || s.up.length > s.up.seen {
+		if err := r.fail(s, http2.ErrCodeProtocol); err != nil {
+			return err
+		}
+		return r.countReset()
+	}
+	s.up.ended = true
+	if s.local {
+		r.ended(s)
+		return nil
+	}
+	s.up.trailer = d.fields
+	return r.finish(s, &s.up)
+}
+
+// finish ends a flow without DATA that says so.
+func (r *relay) finish(s *stream, f *flow) error {
+	_, to, _ := r.ends(s, f)
+	if f.change != nil {
+		if err := r.hold(s, f, to, f.change(nil, true)); err != nil {
+			return err
+		}
+	}
+	if f.expand != nil {
+		f.expand.Push(nil, true)
+	}
+	return r.pump(s, f)
+}
+
+// clientReset handles RST_STREAM.
+func (r *relay) clientReset(f *frame) error {
+	if len(f.payload) != 4 {
+		return broken{http2.ErrCodeFrameSize, "an RST_STREAM has another length than 4"}
+	}
+	if f.id == 0 || f.id > r.lastID {
+		return broken{http2.ErrCodeProtocol, "an RST_STREAM is for a stream that was never opened"}
+	}
+	s := r.streams[f.id]
+	if s == nil {
+		if !r.client.budget.spend() {
+			return errFlood
+		}
+		return nil
+	}
+	if s.sid != 0 && r.lost == nil {
+		r.putReset(r.server, s.sid, http2.ErrCode(binary.BigEndian.Uint32(f.payload)))
+	}
+	r.remove(s)
+	return r.countReset()
+}
