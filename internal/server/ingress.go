@@ -69,6 +69,10 @@ type ingress struct {
 	bySignature, byPath bool
 	// refused is set when too many wrong ones came before it.
 	refused bool
+	// keyless is set when there is a signature and no key of its kind, and
+	// expired to when one was valid that isn't any more.
+	keyless bool
+	expired time.Time
 }
 
 // ingressForm reads the form of a request. It returns nil for one that has none.
@@ -209,10 +213,7 @@ func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
 	}
 	// Before anything else, so that strangers do not learn which ids exist.
 	if !s.mayEnter(r.Request, in, token, now) {
-		if in.refused {
-			return 0, errTooManyGuesses()
-		}
-		return 0, errIngressAccess(in)
+		return 0, errIngressAccess(r.Header, in)
 	}
 	if err != nil {
 		return 0, err
@@ -250,6 +251,7 @@ var poweredBy = []string{"OpenSandbox-ingress"}
 // does not verify is the application's path.
 func (s *Server) readSignature(in *ingress, now time.Time) {
 	keys := s.opts.Ingress.Keys
+	in.keyless = in.Signed() && !keys.Has(in.Ref)
 	in.bySignature = s.isRight(in, in.Ref, now)
 	in.byPath = in.bySignature && in.unsigned != nil
 	if in.unsigned != nil && !in.bySignature {
@@ -277,6 +279,7 @@ func (s *Server) isRight(in *ingress, ref address.Ref, now time.Time) bool {
 	case keys == nil || !ref.Signed():
 		return false
 	case !keys.Guessable(ref):
+		in.expired = keys.Expired(ref, now)
 		return keys.Verify(ref, now)
 	case !s.guesses.may(ref.ID, now):
 		in.refused = true
@@ -315,7 +318,7 @@ func (s *Server) checkIngressOrigin(r *http.Request, in *ingress) bool {
 		return s.checkOrigin(r) == nil
 	}
 	for _, origin := range r.Header["Origin"] {
-		if !isOrigin(origin, r.Host) && !s.origins.allows(origin) {
+		if !isOrigin(origin, r.Host) && !hidesOrigin(r.Header, origin) && !s.origins.allows(origin) {
 			return false
 		}
 	}
@@ -330,10 +333,22 @@ func errIngress(what string) error {
 	return &httpError{status: http.StatusBadRequest, code: sandbox.CodeInvalidParameter, message: "bad route: " + what + "."}
 }
 
-func errIngressAccess(in *ingress) error {
+// errIngressAccess is the answer to a request that may not go in. It does not
+// depend on whether there is such a sandbox.
+func errIngressAccess(h http.Header, in *ingress) error {
+	switch {
+	case in.refused:
+		return errTooManyGuesses()
+	case in.keyless && len(h[headerSecureAccess]) == 0:
+		// behaviour.md 16.3
+		return &httpError{status: http.StatusServiceUnavailable, code: sandbox.CodeNotSupported,
+			message: "this gateway has no key to verify the signature with. Signatures of the OpenSandbox protocol need gateway.signing_keys; ask for an address at GET /v1/sandboxes/{id}/endpoints/{port}?expires=…"}
+	}
 	message := "a port of a sandbox needs a signed address, the sandbox's token in the header OpenSandbox-Secure-Access, or the API key in OPEN-SANDBOX-API-KEY. " +
 		"A signed address comes from GET /v1/sandboxes/{id}/endpoints/{port}?expires=… and may have expired; a sandbox that was deleted has no ports."
-	if in.origin == gateway.OriginOwn {
+	if !in.expired.IsZero() {
+		message = "this address expired at " + in.expired.UTC().Format(time.RFC3339) + ". Another comes from GET /v1/sandboxes/{id}/endpoints/{port}?expires=…"
+	} else if in.origin == gateway.OriginOwn {
 		message += " If you came with a browser, open the signed address again."
 	}
 	return &httpError{status: http.StatusUnauthorized, code: codeSecureAccess, message: message}

@@ -238,6 +238,35 @@ func TestEveryFormForStrangers(t *testing.T) {
 	}
 }
 
+// A signature that has expired says so to whoever has it, and one that nothing
+// can verify here is the gateway's lack. A token decides before both.
+func TestSignaturesThatCannotHelp(t *testing.T) {
+	f := withIngress(t, func(o *Options) { o.Ingress.Keys = testKeys(t, false) })
+	own := f.own()
+	f.m.put("sb", sandbox.Running)
+	past, later := time.Now().Add(-time.Minute).Truncate(time.Second), uint64(time.Now().Add(time.Hour).Unix())
+	expired := f.s.opts.Ingress.Keys.Sign("sb", 8000, uint64(past.Unix()))
+	foreign := testKeys(t, true).Sign("sb", 8000, later)
+	for form, v := range forms("sb", 8000, uint64(past.Unix()), expired) {
+		if a := v.send(t, serverOf(f, own, form)); a.status != 401 || !strings.Contains(a.body, "expired at "+past.UTC().Format(time.RFC3339)) {
+			t.Errorf("%s: %d %s", form, a.status, a.body)
+		}
+	}
+	for _, id := range []string{"sb", "no"} {
+		for form, v := range forms(id, 8000, later, foreign) {
+			if form == "host, signed path" {
+				continue // the protocol has no such form
+			}
+			if a := v.send(t, serverOf(f, own, form)); a.status != 503 || !strings.Contains(a.body, "gateway.signing_keys") {
+				t.Errorf("%s of %s: %d %s", form, id, a.status, a.body)
+			}
+			if a := v.send(t, serverOf(f, own, form), "OpenSandbox-Secure-Access", "x"); a.status != 401 {
+				t.Errorf("%s of %s with a wrong token: %d %s", form, id, a.status, a.body)
+			}
+		}
+	}
+}
+
 func TestIngressErrors(t *testing.T) {
 	f := withIngress(t)
 	own := f.own()

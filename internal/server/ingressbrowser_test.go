@@ -18,6 +18,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/net/publicsuffix"
 
+	"github.com/paddock-sandbox/paddock/internal/gateway/address"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -118,6 +119,13 @@ func TestBrowserOpensSignedAddress(t *testing.T) {
 		!strings.Contains(body, "of-the-application") {
 		t.Errorf("fetch: %d %s", resp.StatusCode, body)
 	}
+	// With a strict policy browsers hide the origin of a form, to all.
+	if resp, body := browse(t, c, "https://sb-8000.apps.test:8443/form", "navigate", "Origin", "null"); resp.StatusCode != 200 {
+		t.Errorf("a form of a strict page: %d %s", resp.StatusCode, body)
+	}
+	if resp, _ := browse(t, c, "https://sb-8000.apps.test:8443/form", "navigate", "Origin", "null", "Sec-Fetch-Site", "same-site"); resp.StatusCode != 401 {
+		t.Errorf("a form of another sandbox's strict page: %d", resp.StatusCode)
+	}
 	// A link from elsewhere opens the page; nothing else from there does anything.
 	if resp, _ := browse(t, c, "https://sb-8000.apps.test:8443/", "navigate", "Sec-Fetch-Site", "cross-site"); resp.StatusCode != 200 {
 		t.Errorf("a link from another site: %d", resp.StatusCode)
@@ -185,8 +193,8 @@ func TestCookiesOfApplications(t *testing.T) {
 	}
 }
 
-// A frame on another site gets no cookie from the browser, so its address keeps
-// the signature. So does a client that is no browser.
+// A frame may keep no cookie, so its address keeps the signature. So does a
+// client that is no browser.
 func TestSignedAddressWithoutBrowser(t *testing.T) {
 	f := withIngress(t, withOwnKeys(t))
 	f.m.put("sb", sandbox.Running)
@@ -217,6 +225,40 @@ func TestSignedAddressWithoutBrowser(t *testing.T) {
 		resp.Body.Close()
 		if l := resp.Header.Get("Location"); resp.StatusCode != 303 || !strings.HasPrefix(l, "/") || strings.HasPrefix(l, "//") || strings.HasPrefix(l, `/\`) {
 			t.Errorf("%q leads to %q (%d)", path, l, resp.StatusCode)
+		}
+	}
+}
+
+// The cookie of a frame is kept apart for each site that shows the frame, where
+// browsers take it at all.
+func TestCookieOfFrames(t *testing.T) {
+	for host, want := range map[string]string{
+		"https://sb-8000.apps.test:8443": "__Host-paddock-access=…; HttpOnly; Secure; SameSite=None; Partitioned",
+		"http://sb-8000.localhost:8080":  "paddock-access=…; HttpOnly; Secure; SameSite=None; Partitioned",
+		"http://sb-8000.apps.test":       "paddock-access=…; HttpOnly; SameSite=Lax",
+		"http://sb-8000.xlocalhost":      "paddock-access=…; HttpOnly; SameSite=Lax",
+	} {
+		at, err := url.Parse(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := withIngress(t, func(o *Options) {
+			_, base, _ := strings.Cut(at.Hostname(), ".")
+			o.Ingress = Ingress{Keys: testKeys(t, false), BaseDomain: base, Secure: at.Scheme == "https"}
+		})
+		f.m.put("sb", sandbox.Running)
+		f.m.dial = program(t, echo)
+		later := uint64(time.Now().Add(time.Hour).Unix())
+		signed := "/" + address.FormatExpires(later) + "/" + f.s.opts.Ingress.Keys.Sign("sb", 8000, later)
+		a := (visit{host: at.Host, path: signed + "/x"}).send(t, f.url, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Dest", "iframe")
+		got := a.header["Set-Cookie"]
+		if a.status != 200 || len(got) != 1 {
+			t.Fatalf("%s: %d %q", host, a.status, got)
+		}
+		name, rest, _ := strings.Cut(got[0], "=")
+		_, attributes, _ := strings.Cut(rest, "; Path=/; Max-Age=3600; ")
+		if name+"=…; "+attributes != want {
+			t.Errorf("%s: %s", host, got[0])
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -22,15 +23,16 @@ const (
 // cookie that opens the same port as long, because what the page loads by paths
 // of its own has no signature. Somebody who opens the page is sent on to the
 // address without the signature, which then is in neither the history nor the
-// Referer; it returns true when it has done that. In frames on other sites
-// browsers send no cookie, so the address stays what it is.
+// Referer; it returns true when it has done that. In a frame the address stays
+// what it is: whether the browser keeps cookies there can't be known.
 func (s *Server) admitBrowser(r *request, in *ingress, now time.Time) (answered bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || !opensPage(r.Header) {
 		return false
 	}
 	h := r.w.Header()
-	h["Set-Cookie"] = []string{s.accessCookie(r.Request, in, now)}
-	if dest := r.Header["Sec-Fetch-Dest"]; len(dest) > 0 && dest[0] != "document" {
+	framed := len(r.Header["Sec-Fetch-Dest"]) > 0 && r.Header["Sec-Fetch-Dest"][0] != "document"
+	h["Set-Cookie"] = []string{s.accessCookie(r.Request, in, framed, now)}
+	if framed {
 		return false
 	}
 	location := in.path
@@ -71,7 +73,11 @@ func (s *Server) cookieName(r *http.Request) string {
 	return gateway.CookieName
 }
 
-func (s *Server) accessCookie(r *http.Request, in *ingress, now time.Time) string {
+// accessCookie makes the cookie. For a frame it is one that browsers send on
+// every site, but keep apart for each site that the frame is on: whoever frames a
+// page elsewhere has to have a signed address as well. They take such a cookie as
+// Secure only; from localhost they do without TLS.
+func (s *Server) accessCookie(r *http.Request, in *ingress, framed bool, now time.Time) string {
 	age := maxCookieAge
 	if at, err := strconv.ParseUint(in.Expires, 36, 64); err == nil {
 		if left := at - uint64(now.Unix()); left < uint64(maxCookieAge/time.Second) {
@@ -82,11 +88,24 @@ func (s *Server) accessCookie(r *http.Request, in *ingress, now time.Time) strin
 	// second.
 	seconds := strconv.FormatInt(max(int64(age/time.Second), 1), 10)
 	c := s.cookieName(r) + "=" + s.opts.Ingress.Keys.Cookie(in.ID, in.Port, in.Expires) +
-		"; Path=/; Max-Age=" + seconds + "; HttpOnly; SameSite=Lax"
-	if s.isSecure(r) {
-		c += "; Secure"
+		"; Path=/; Max-Age=" + seconds + "; HttpOnly"
+	switch secure := s.isSecure(r); {
+	case framed && (secure || isLocalhost(r.Host)):
+		return c + "; Secure; SameSite=None; Partitioned"
+	case secure:
+		return c + "; Secure; SameSite=Lax"
 	}
-	return c
+	return c + "; SameSite=Lax"
+}
+
+// isLocalhost is whether a Host header is localhost or a name below it, which
+// browsers resolve to their own machine (RFC 6761, section 6.3).
+func isLocalhost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	return strings.HasSuffix(host, ".localhost")
 }
 
 // hasCookie is whether a request carries the cookie for its port, and does so by
@@ -116,11 +135,19 @@ func (s *Server) hasCookie(r *http.Request, in *ingress, now time.Time) bool {
 	return false
 }
 
+// hidesOrigin is whether a browser hides the origin of a page from the page's own
+// server, as it does with forms where Referrer-Policy is no-referrer. A page that
+// has no origin, such as one in a sandbox, is nobody's same-origin.
+func hidesOrigin(h http.Header, origin string) bool {
+	site := h["Sec-Fetch-Site"]
+	return origin == "null" && len(site) == 1 && site[0] == "same-origin"
+}
+
 // ownPage is whether a browser's request comes from a page of the same origin,
 // from nowhere, or only opens a page.
 func ownPage(r *http.Request) bool {
 	for _, origin := range r.Header["Origin"] {
-		if !isOrigin(origin, r.Host) {
+		if !isOrigin(origin, r.Host) && !hidesOrigin(r.Header, origin) {
 			return false
 		}
 	}

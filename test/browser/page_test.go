@@ -1,6 +1,11 @@
 package browser
 
 import (
+	"fmt"
+	"html"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -33,9 +38,11 @@ func checkSites(t *testing.T, secure bool) {
 	serve(t, secure)
 	t.Run("page", checkPage)
 	t.Run("form", checkForm)
+	t.Run("strict", checkStrict)
 	t.Run("expired", checkExpired)
 	t.Run("streams", checkStreams)
 	t.Run("download", checkDownloads)
+	t.Run("frame", checkFrame)
 	t.Run("siblings", checkSiblings)
 	t.Run("path", checkPathForm)
 	t.Run("command line", checkCommands)
@@ -119,6 +126,53 @@ const form = new FormData(); form.append('file', new File([new Uint8Array(100000
 return await (await fetch('/api/echo', {method: 'POST', body: form})).json()`)
 	if !strings.HasPrefix(a.Headers["content-type"], "multipart/form-data; boundary=") || strings.Count(a.Body, "A") < 100000 {
 		t.Errorf("an upload arrived with %d bytes as %q", len(a.Body), a.Headers["content-type"])
+	}
+}
+
+// A page of another site shows a signed address in a frame, where browsers keep
+// cookies apart from those of everywhere else. What the framed page loads from
+// its root comes there as well.
+func checkFrame(t *testing.T) {
+	one, two := sites(t)
+	outer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<!doctype html><script>window.told = new Promise(resolve => addEventListener('message', e => resolve(e.data)))</script>
+<iframe src="%s"></iframe>`, html.EscapeString(r.URL.Query().Get("frame")))
+	}))
+	defer outer.Close()
+	type framed struct {
+		Color, Indent  string
+		Classic        bool
+		Module, Status int
+	}
+	p := profile(t)
+	p.open(outer.URL + "/?frame=" + url.QueryEscape(one.signed+"/"))
+	if got := js[framed](p, "return await window.told"); got != (framed{"rgb(1, 2, 3)", "7px", true, 42, 200}) {
+		t.Errorf("the framed page is %+v", got)
+	}
+	// Nobody else can frame what this page may: not another site, nor without
+	// the signature another sandbox on this page.
+	before := len(seen(t, one.id, "/in-frame"))
+	p.open(two.signed + "/")
+	js[string](p, `return await new Promise(resolve => {
+const f = document.createElement('iframe'); f.onload = () => resolve('loaded'); f.src = ARG0; document.body.append(f) })`, one.origin+"/in-frame")
+	if after := seen(t, one.id, "/in-frame"); len(after) != before {
+		t.Errorf("the application got %+v", after[before:])
+	}
+}
+
+// Browsers hide the origin of what a page with a strict policy sends, even to
+// itself.
+func checkStrict(t *testing.T) {
+	one, _ := sites(t)
+	p := profile(t)
+	p.open(one.signed + "/strict")
+	r := p.follow(chromedp.Evaluate[chromedp.Void]("document.querySelector('#form').submit()"))
+	if r.Status != 200 || r.URL != one.origin+"/welcome" {
+		t.Errorf("the form leads to %d %s: %s", r.Status, r.URL, p.text())
+	}
+	if logins := seen(t, one.id, "/login"); len(logins) == 0 || logins[len(logins)-1].Headers["origin"] != "null" {
+		t.Errorf("the application saw %+v", logins)
 	}
 }
 

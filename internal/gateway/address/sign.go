@@ -106,6 +106,23 @@ func (k *Keys) Guessable(r Ref) bool {
 	return len(r.Signature) == shortLen && k.short[r.Signature[shortLen-1]] != nil
 }
 
+// Has reports whether there is a key for the address's kind of signature, be it
+// the one that signed or another. No keys at all have none.
+func (k *Keys) Has(r Ref) bool {
+	return k != nil && (len(r.Signature) != shortLen || len(k.short) > 0)
+}
+
+// Expired is when the address ceased to be valid, and zero when it is still valid
+// or never was. It says nothing of the protocol's signatures: that would help to
+// guess them.
+func (k *Keys) Expired(r Ref, now time.Time) time.Time {
+	at, err := parseExpires(r.Expires)
+	if err != nil || isCurrent(r.Expires, now) || !same(r.Signature, k.own(forAddress, r.ID, r.Port, r.Expires)) {
+		return time.Time{}
+	}
+	return time.Unix(int64(at), 0)
+}
+
 // Verify reports whether a signature is one of this address and still valid. The
 // time that it takes does not depend on how much of it is right.
 func (k *Keys) Verify(r Ref, now time.Time) bool {

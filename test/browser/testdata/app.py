@@ -20,6 +20,13 @@ PAGE = """<!doctype html><html><head><meta charset="utf-8"><title>%(title)s</tit
 <a id="save" href="/big" download>Save</a>
 <script src="/static/app.js"></script>
 <script type="module" src="static/module.js"></script>
+<script>
+if (parent !== window) addEventListener('load', async () => {
+  const style = getComputedStyle(document.querySelector('#title'));
+  parent.postMessage({color: style.color, indent: style.textIndent, classic: !!window.classic, module: window.module || 0,
+    status: (await fetch('/api/echo')).status}, '*');
+});
+</script>
 </body></html>"""
 
 FILES = {
@@ -110,6 +117,8 @@ class App(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             for _ in range(BIG):
                 self.wfile.write(BLOCK)
+        elif path == "/strict":
+            self.answer('<form id="form" method="post" action="/login?next=/welcome"></form>', "text/html", headers=[("Referrer-Policy", "no-referrer")])
         else:
             self.answer(PAGE % {"title": sys.argv[2]}, "text/html")
 
