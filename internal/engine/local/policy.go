@@ -203,6 +203,11 @@ func (e *Engine) startProxy() {
 		}
 	})
 	e.wg.Go(e.reportDenials)
+	e.wg.Go(func() {
+		if err := e.network.WatchRoutes(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.log.Error("networks that this machine joins from now on are open to sandboxes over IPv6", "error", err)
+		}
+	})
 	if !e.network.Reports() {
 		return
 	}

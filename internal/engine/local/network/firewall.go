@@ -119,7 +119,8 @@ const transactionBytes = 64 << 20
 //		}
 //	}
 //
-// The chain source6 drops packets with a routing header (RFC 8200, 4.4) as well,
+// The set near6, which is denied as well, has the networks that the host is
+// directly attached to. The chain source6 drops packets with a routing header (RFC 8200, 4.4) as well,
 // which name another destination than the one that is judged. The resolver has
 // no IPv6 address.
 //
@@ -152,7 +153,13 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, pol
 	// Deleting what doesn't exist is an error, adding what does isn't.
 	c.AddTable(n.nftTable())
 	c.DelTable(n.nftTable())
-	if err := n.fillTable(c, allowed); err != nil {
+	n.allowed = spans(allowed)
+	if n.subnet6.IsValid() {
+		if n.near, err = n.nearby(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.fillTable(c); err != nil {
 		return err
 	}
 	if err := n.installPolicies(c, policies); err != nil {
@@ -161,9 +168,9 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, pol
 	return c.Flush()
 }
 
-func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
+func (n *Network) fillTable(c *nftables.Conn) error {
 	t := &table{Table: c.AddTable(n.nftTable()), c: c, prefix: n.prefix}
-	if err := n.addSets(c, spans(allowed)); err != nil {
+	if err := n.addSets(c); err != nil {
 		return err
 	}
 	families := n.families()
@@ -214,7 +221,7 @@ func (n *Network) fillTable(c *nftables.Conn, allowed []netip.Prefix) error {
 
 // addSets makes all sets. They get their numbers by hand: those that the library
 // hands out come from a variable that all goroutines share.
-func (n *Network) addSets(c *nftables.Conn, allowed []span) error {
+func (n *Network) addSets(c *nftables.Conn) error {
 	add := func(s *nftables.Set, elements []nftables.SetElement) error {
 		if err := c.AddSet(s, elements); err != nil {
 			return fmt.Errorf("making the set %s: %w", s.Name, err)
@@ -227,7 +234,12 @@ func (n *Network) addSets(c *nftables.Conn, allowed []span) error {
 		}
 	}
 	for _, f := range n.families() {
-		if err := add(n.allowedSet(f), f.rangeElements(allowed)); err != nil {
+		if f.is6() {
+			if err := add(n.nearSet(), f.rangeElements(n.near)); err != nil {
+				return err
+			}
+		}
+		if err := add(n.allowedSet(f), f.rangeElements(n.allowed)); err != nil {
 			return err
 		}
 		if err := add(n.deniedSet(f), f.rangeElements(spans(f.denied))); err != nil {
@@ -261,9 +273,19 @@ func (t *table) fromChain(n *Network, f *family, policed *nftables.Chain) *nftab
 	t.rule(from, t.out(), drop())
 	t.rule(from, f.inSubnet(f.destination), drop())
 	t.rule(from, f.destinationIn(n.allowedSet(f)), accept())
-	t.rule(from, f.destinationIn(n.deniedSet(f)), drop())
+	for _, set := range n.shutSets(f) {
+		t.rule(from, f.destinationIn(set), drop())
+	}
 	t.rule(from, accept())
 	return from
+}
+
+// shutSets are the destinations that nothing reaches by default.
+func (n *Network) shutSets(f *family) []*nftables.Set {
+	if f.is6() {
+		return []*nftables.Set{n.deniedSet(f), n.nearSet()}
+	}
+	return []*nftables.Set{n.deniedSet(f)}
 }
 
 // hostChain decides about packets to the host.
@@ -310,10 +332,11 @@ func (n *Network) SetAllowed(ctx context.Context, ranges []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	allowed := spans(ranges)
 	for _, f := range n.families() {
 		set := named(n.allowedSet(f))
 		c.FlushSet(set)
-		if e := f.rangeElements(spans(ranges)); len(e) > 0 {
+		if e := f.rangeElements(allowed); len(e) > 0 {
 			if err := c.SetAddElements(set, e); err != nil {
 				return fmt.Errorf("allowing ranges: %w", err)
 			}
@@ -322,6 +345,7 @@ func (n *Network) SetAllowed(ctx context.Context, ranges []netip.Prefix) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("allowing ranges: %w", err)
 	}
+	n.allowed = allowed
 	return nil
 }
 

@@ -82,5 +82,5 @@ func (f forbidden) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	}
 	// One to an address that is learned is cut too: it is found again with
 	// the sandbox's next packet.
-	return !f.in.permissive || inSpans(f.n.shut, dst)
+	return !f.in.permissive || inSpans(f.n.shut, dst) || f.n.isNear(dst)
 }

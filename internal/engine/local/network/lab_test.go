@@ -174,7 +174,8 @@ const (
 	private       = "10.99.0.1"       // a private server beyond it
 	metadata      = "169.254.169.254" // the cloud's
 	hostOutside6  = "2001:db8::1"
-	public6       = "2001:db8::2"
+	public6       = "2001:db8:1::2"
+	beside6       = "2001:db8::2" // on the network that the host is attached to
 	private6      = "fd99::1"
 	metadata6     = "fd00:ec2::254"
 	outsideSubnet = "10.213.0.0/24"
@@ -293,11 +294,11 @@ func wire() (*ns, error) {
 	if err := setUp(hostOutside+"/24", hostOutside6+"/64"); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(via("0.0.0.0/0", public), via("::/0", public6)); err != nil {
+	if err := errors.Join(via("0.0.0.0/0", public), via("::/0", beside6)); err != nil {
 		return nil, err
 	}
 	err = n.try(func() error {
-		if err := setUp(public+"/24", private+"/32", metadata+"/32", public6+"/64", private6+"/128", metadata6+"/128"); err != nil {
+		if err := setUp(public+"/24", private+"/32", metadata+"/32", beside6+"/64", public6+"/128", private6+"/128", metadata6+"/128"); err != nil {
 			return err
 		}
 		// An outside that tries to get in.
@@ -349,7 +350,30 @@ func (l *lab) sandbox(t testing.TB, index int) (*ns, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if l.HasIPv6() {
+		n.await6(t, l.Addr6(addr))
+	}
 	return n, addr.String()
+}
+
+// await6 returns when packets to the address are taken: the kernel makes the route
+// for them from a work queue, some time after the address.
+func (n *ns) await6(t testing.TB, addr netip.Addr) {
+	t.Helper()
+	ctx := testContext(t)
+	n.do(t, func() error {
+		for ; ; time.Sleep(time.Millisecond) {
+			list, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+			if err != nil || ctx.Err() != nil {
+				return errors.Join(err, ctx.Err())
+			}
+			for _, r := range list {
+				if r.Dst != nil && r.Dst.IP.String() == addr.String() {
+					return nil
+				}
+			}
+		}
+	})
 }
 
 func checkNothingLeft(t testing.TB, n *Network) {

@@ -87,6 +87,9 @@ type Network struct {
 	// firewall serialises changes of the table, and guards what follows.
 	firewall sync.Mutex
 	policies map[netip.Addr]*installed
+	// near are the networks of the host that the table closes, allowed the
+	// ranges that it opens.
+	near, allowed []span
 	// socket is kept open for changes of policies; nil while there is none.
 	socket *socket
 

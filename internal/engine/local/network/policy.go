@@ -86,6 +86,7 @@ const (
 	learnedID
 	datagramsID
 	talkativeID
+	nearID
 )
 
 // installed is a policy as it is in the kernel.
@@ -256,21 +257,28 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 }
 
 // Opens reports whether a sandbox may reach the address as far as its range is
-// concerned: any public one, those of Options.AllowedRanges, and those that one
-// of the ranges given opens.
+// concerned: any public one that is not in a network of the host, those of
+// Options.AllowedRanges, and those that one of the ranges given opens.
 func (n *Network) Opens(a netip.Addr, ranges []Range) bool {
 	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !n.subnet6.IsValid() || inSpans(n.never, a) {
 		return false
 	}
-	if !inSpans(n.shut, a) {
+	shut := inSpans(n.shut, a)
+	if !shut && !n.isNear(a) {
 		return true
 	}
 	for _, r := range ranges {
-		if r.Allow && r.Reserved && !a.Less(r.First) && !r.Last.Less(a) {
+		if r.Allow && (r.Reserved || !shut) && !a.Less(r.First) && !r.Last.Less(a) {
 			return true
 		}
 	}
 	return false
+}
+
+func (n *Network) isNear(a netip.Addr) bool {
+	n.firewall.Lock()
+	defer n.firewall.Unlock()
+	return inSpans(n.near, a) && !inSpans(n.allowed, a)
 }
 
 // installPolicies fills the sets of a new table.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
@@ -244,7 +246,7 @@ func TestPolicyCutsFlows(t *testing.T) { inBothFamilies(t, testPolicyCutsFlows) 
 func testPolicyCutsFlows(t *testing.T, p place) {
 	l := newLab(t, options("c", outsideSubnet))
 	a, addr := l.sandbox(t, 0)
-	server := l.outside.inbox(t, at(p.any, 7777))
+	server := l.outside.inbox(t, at(p.public, 7777))
 	var c net.Conn
 	a.do(t, func() (err error) {
 		c, err = net.Dial("udp", at(p.public, 7777))
@@ -336,4 +338,83 @@ func FuzzParseDrop(f *testing.F) {
 		}
 		parseDrop(b)
 	})
+}
+
+// Machines beside the host are closed unless a rule or the configuration names
+// them, also those of a network that the host joins later.
+func TestNetworksOfTheHost(t *testing.T) {
+	if !usesIPv6() {
+		t.Skip("this host has no IPv6")
+	}
+	o := options("n", outsideSubnet)
+	l := newLab(t, o)
+	ctx, cancel := context.WithCancel(testContext(t))
+	watched := make(chan error, 1)
+	go func() { watched <- l.WatchRoutes(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-watched; err != nil {
+			t.Error(err)
+		}
+	})
+	l.outside.whoami(t, "[::]:80")
+	a, addr := l.sandbox(t, 0)
+	self, beside := netip.MustParseAddr(addr), netip.MustParseAddr(beside6)
+	reached := func(to string) bool {
+		_, err := a.dial(at(to, 80))
+		return err == nil
+	}
+	if reached(beside6) || l.Opens(beside, nil) {
+		t.Error("the machine beside the host is open")
+	}
+	if !reached(public6) || !l.Opens(netip.MustParseAddr(public6), nil) {
+		t.Error("a public address is closed")
+	}
+	all := ranges(within("2001:db8::/64", true, false))
+	if !l.Opens(beside, all) {
+		t.Error("a rule does not open it to names")
+	}
+	for name, p := range map[string]*Policy{"by default": {DefaultAllow: true}, "denied": {}} {
+		if err := l.SetPolicy(ctx, self, p, nil); err != nil {
+			t.Fatal(err)
+		}
+		if reached(beside6) {
+			t.Errorf("open: %s", name)
+		}
+	}
+	if err := l.SetPolicy(ctx, self, &Policy{Ranges: all}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !reached(beside6) {
+		t.Error("a rule does not open it")
+	}
+	if err := l.SetPolicy(ctx, self, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetAllowed(ctx, []netip.Prefix{netip.MustParsePrefix("2001:db8::2/128")}); err != nil {
+		t.Fatal(err)
+	}
+	if !reached(beside6) || !l.Opens(beside, nil) {
+		t.Error("the configuration does not open it")
+	}
+
+	_, joined, _ := net.ParseCIDR("2001:db8:1::/64")
+	wan, err := netlink.LinkByName("wan0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := &netlink.Route{Dst: joined, LinkIndex: wan.Attrs().Index}
+	if err := netlink.RouteAdd(route); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.RouteDel(route) })
+	for l.Opens(netip.MustParseAddr(public6), nil) {
+		if ctx.Err() != nil {
+			t.Fatal("a network that the host has joined stays open")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if reached(public6) {
+		t.Error("a network that the host has joined is open")
+	}
 }

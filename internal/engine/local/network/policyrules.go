@@ -108,7 +108,9 @@ func (t *table) policedChain(n *Network, f *family, refuse *nftables.Chain) *nft
 		t.rule(policed, isInspected, port(unix.IPPROTO_UDP, p), goTo(refuse))
 	}
 	t.rule(policed, f.destinationIn(n.allowedSet(f)), accept())
-	t.rule(policed, f.destinationIn(n.deniedSet(f)), goTo(refuse))
+	for _, set := range n.shutSets(f) {
+		t.rule(policed, f.destinationIn(set), goTo(refuse))
+	}
 	t.rule(policed, accept())
 	return policed
 }
@@ -156,7 +158,9 @@ func (t *table) proxiedChain(n *Network, f *family) *nftables.Chain {
 	t.rule(proxied, isOpened, toProxy)
 	t.rule(proxied, f.selfIn(n.permissiveSet(), false), back())
 	t.rule(proxied, f.destinationIn(n.allowedSet(f)), toProxy)
-	t.rule(proxied, f.destinationIn(n.deniedSet(f)), back())
+	for _, set := range n.shutSets(f) {
+		t.rule(proxied, f.destinationIn(set), back())
+	}
 	t.rule(proxied, toProxy)
 	return proxied
 }

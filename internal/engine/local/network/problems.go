@@ -63,7 +63,7 @@ func (n *Network) filterProblem(ctx context.Context) (*Problem, error) {
 		return nil, err
 	}
 	probe := newNetwork(Options{Name: n.name + "-probe", Subnet: n.subnet})
-	if err := probe.fillTable(c, nil); err != nil {
+	if err := probe.fillTable(c); err != nil {
 		return nil, err
 	}
 	c.DelTable(probe.nftTable())

@@ -38,6 +38,7 @@ const (
 	confARPAccept      = 21
 	confAcceptLocal    = 23
 	confRouteLocalnet  = 26
+	rtaNexthop         = 30     // RTA_NH_ID, linux/rtnetlink.h
 	extFilterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
 )
 
