@@ -4,11 +4,12 @@ import "net/netip"
 
 // special are the ranges that are not globally reachable in the IANA IPv4 and
 // IPv6 Special-Purpose Address Registries, multicast, and those through which
-// an IPv4 address can be written as one of IPv6. The ranges for documentation,
+// an IPv4 address can be written as one of IPv6; and what is closed for what
+// answers there. The ranges for documentation,
 // which nobody has, are not among them. A sandbox reaches none of them
 // unless a rule, or the server's configuration, names a range within one.
 var special = prefixes(
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12",
 	"192.0.0.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 	"::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "100:0:0:1::/64",
 	"2001::/23", "2002::/16", "5f00::/16",
@@ -23,9 +24,12 @@ var never = prefixes(
 	"169.254.0.0/16",     // link-local; 169.254.169.254 and 169.254.170.2 answer on AWS, Azure, GCP
 	"100.100.100.200/32", // Alibaba Cloud
 	"192.0.0.192/32",     // Oracle Cloud
+	"168.63.129.16/32",   // Azure's agent of the host
 	"::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32",
 	"fe80::/10", "ff00::/8",
 	"fd00:ec2::254/128", // AWS
+	"fd20:ce::254/128",  // Google Cloud
+	"fd00:42::42/128",   // Scaleway
 )
 
 func prefixes(list ...string) []netip.Prefix {

@@ -117,7 +117,7 @@ func New(ctx context.Context, o Options) (*Network, error) {
 	}
 	if n.subnet6.IsValid() {
 		if err := n.enableForwarding6(); err != nil {
-			return nil, fmt.Errorf("turning on IPv6 forwarding: %w", err)
+			n.log.Warn("IPv6 forwarding can't be turned on, so sandboxes reach nothing over IPv6", "error", err)
 		}
 	}
 	return n, nil
