@@ -8,7 +8,7 @@ EXECD   := internal/engine/local/execdbin/bin/execd
 
 export CGO_ENABLED = 0
 
-.PHONY: build demo test test-unit test-race bench campaign generate lint clean execd
+.PHONY: build demo test test-unit test-race bench campaign generate lint clean execd runsc
 
 # build makes bin/paddock, with execd inside.
 build: execd
@@ -21,6 +21,11 @@ build: execd
 execd:
 	@$(GO) build -trimpath -ldflags '-s -w -X runtime.godebugDefault=adaptivestackstart=0' -o $(EXECD).new ./cmd/execd
 	@if cmp -s $(EXECD).new $(EXECD); then rm $(EXECD).new; else mv $(EXECD).new $(EXECD); fi
+
+# runsc builds bin/runsc, gVisor's program, for sandboxes behind gVisor. It is a
+# module of its own and no part of paddock; the first build takes a minute or two.
+runsc:
+	@scripts/runsc.sh bin/runsc
 
 # demo shows code running in a sandbox.
 demo:

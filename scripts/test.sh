@@ -5,7 +5,7 @@
 #   scripts/test.sh [go test arguments]
 #
 # Some tests need root and are skipped without it. The environments of the
-# clients and the starter image are kept in ${XDG_CACHE_HOME:-~/.cache}/paddock.
+# clients, the starter image and runsc are kept in ${XDG_CACHE_HOME:-~/.cache}/paddock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,6 +54,7 @@ if [ "$(id -u)" = 0 ]; then
 	step "starter image" scripts/starter-image.sh
 	for v in "${sdks[@]}"; do step "SDK $v" sdk "$v"; done
 	step "clients" scripts/clients.sh
+	step "runsc" scripts/runsc.sh
 	# With root and everything installed nothing may be skipped for a lack.
 	export PADDOCK_TEST_REQUIRE=1
 else

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -48,6 +49,7 @@ type options struct {
 	listenFD int
 	logFD    int
 	filterFD int
+	engineFD int
 	token    string
 }
 
@@ -82,6 +84,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if opts.engineFD >= 0 {
+		if err := meetEngine(cfg, opts.engineFD); err != nil {
+			return err
+		}
+	}
 	if opts.logFD >= 0 {
 		if cfg.Log, err = openLog(opts.logFD); err != nil {
 			return err
@@ -102,7 +109,7 @@ func run() error {
 }
 
 func parse(args []string, pid1 bool) (*options, error) {
-	o := &options{listenFD: -1, logFD: -1, filterFD: -1}
+	o := &options{listenFD: -1, logFD: -1, filterFD: -1, engineFD: -1}
 	// As PID 1 the engine's descriptors are expected, unless told otherwise.
 	if pid1 {
 		o.listenFD, o.logFD = hostapi.ListenerFD, hostapi.LogFD
@@ -112,6 +119,7 @@ func parse(args []string, pid1 bool) (*options, error) {
 	f.IntVar(&o.listenFD, "listen-fd", o.listenFD, "`descriptor` of the engine's listening Unix socket; -1 for none, which opens the API at once")
 	f.IntVar(&o.logFD, "log-fd", o.logFD, "first `descriptor` of the two segments of the entrypoint's log; -1 for none")
 	f.IntVar(&o.filterFD, "filter-fd", o.filterFD, "`descriptor` of a compiled system call filter to run under; -1 when the runtime has installed it")
+	f.IntVar(&o.engineFD, "engine-fd", o.engineFD, "first of two `descriptors` of the engine's where it has no Unix socket here and comes to --port instead: a pipe with the key that a claim must carry, and one that is told when the API is served; -1 for none")
 	f.StringVar(&o.token, "access-token", os.Getenv("EXECD_ACCESS_TOKEN"), "`token` that every request must carry, without an engine; empty for none (env EXECD_ACCESS_TOKEN)")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -225,6 +233,33 @@ func listen(o *options) (*execd.Config, error) {
 		fmt.Println("listening on", cfg.TCP.Addr())
 	}
 	return cfg, nil
+}
+
+// maxKey bounds the key of a claim, in bytes.
+const maxKey = 256
+
+// meetEngine makes the TCP listener the engine's, to which it alone has the key
+// until the claim, and the token after it.
+func meetEngine(cfg *execd.Config, fd int) error {
+	if cfg.Host != nil || cfg.TCP == nil {
+		return errors.New("--engine-fd needs a --port that is free, and no --listen-fd")
+	}
+	f := os.NewFile(uintptr(fd), "key")
+	key, err := io.ReadAll(io.LimitReader(f, maxKey))
+	f.Close()
+	if err != nil {
+		return fmt.Errorf("reading the key from descriptor %d: %w", fd, err)
+	}
+	if len(key) == 0 {
+		return fmt.Errorf("descriptor %d has no key", fd)
+	}
+	cfg.Host, cfg.TCP, cfg.Key = cfg.TCP, nil, string(key)
+	// Connections wait in the listener until they are served.
+	ready := os.NewFile(uintptr(fd+1), "ready")
+	if _, err := ready.Write([]byte(hostapi.Ready)); err != nil {
+		return fmt.Errorf("telling the engine on descriptor %d: %w", fd+1, err)
+	}
+	return ready.Close()
 }
 
 func openLog(fd int) (*entrylog.Writer, error) {

@@ -2,6 +2,7 @@ package execd
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -30,6 +31,9 @@ func refuse(code, format string, args ...any) error {
 
 // handleClaim is POST hostapi.ClaimPath.
 func (s *Server) handleClaim(w http.ResponseWriter, r *http.Request) error {
+	if given := []byte(r.Header.Get(hostapi.KeyHeader)); subtle.ConstantTimeCompare(given, []byte(s.cfg.Key)) != 1 {
+		return web.Errorf(http.StatusUnauthorized, web.CodeUnauthorized, "missing or wrong key in the header %s", hostapi.KeyHeader)
+	}
 	var c hostapi.Claim
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxClaim)).Decode(&c); err != nil {
 		return web.BadBody("the claim can't be read: %v", err)

@@ -32,7 +32,7 @@ const (
 	// maxHeader bounds a request's header, in bytes.
 	maxHeader = 64 << 10
 	// headerTimeout bounds how long a request's header may take on TCP, where
-	// the sandbox's own processes may connect.
+	// the sandbox's own processes may connect, whoever else does.
 	headerTimeout = 30 * time.Second
 	// idleTimeout closes unused connections on TCP. The engine keeps one
 	// connection on the Unix socket for the life of the sandbox.
@@ -45,6 +45,8 @@ const (
 type Config struct {
 	// Host is the engine's listener; nil when there is no engine.
 	Host net.Listener
+	// Key, unless it is empty, is what a claim must carry.
+	Key string
 	// TCP is where the API is served inside the sandbox; nil for nowhere.
 	TCP net.Listener
 	// Log records the entrypoint's output; nil drops it.
@@ -145,7 +147,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			// client goes; nothing else depends on it.
 			BaseContext: func(net.Listener) context.Context { return ctx },
 		}
-		if host {
+		if _, tcp := l.(*net.TCPListener); host && !tcp {
 			l = sendingListener{l}
 		} else {
 			srv.ReadHeaderTimeout = headerTimeout

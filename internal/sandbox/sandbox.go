@@ -145,6 +145,8 @@ type Spec struct {
 	Extensions map[string]string `json:"extensions,omitempty"`
 	// Lifecycle is nil without hooks.
 	Lifecycle *Lifecycle `json:"lifecycle,omitempty"`
+	// Isolation is how strong the wall is; empty for a container.
+	Isolation Isolation `json:"isolation,omitempty"`
 	// NetworkPolicy, in normal form, says which destinations it may reach; nil
 	// for all public ones. It is never changed, only replaced: copies of the
 	// Spec share it.

@@ -34,6 +34,9 @@ func (e *Engine) Check(_ context.Context, spec *sandbox.Spec) error {
 	if err := e.checkDisk(spec.Limits.EphemeralBytes); err != nil {
 		return err
 	}
+	if err := e.checkIsolation(spec); err != nil {
+		return err
+	}
 	if err := e.checkGPUs(spec.Limits.GPUs); err != nil {
 		return err
 	}

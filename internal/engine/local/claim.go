@@ -102,6 +102,9 @@ func entrypoint(spec *sandbox.Spec, cfg *image.Config) ([]string, error) {
 // takeShell returns the reserved shell if it still lives, else a new one.
 func (e *Engine) takeShell(ctx context.Context, req sandbox.CreateRequest) (*shell, error) {
 	id := req.ID
+	if req.Spec.Isolation == sandbox.IsolationGVisor {
+		return e.makeGVisor(ctx, id)
+	}
 	if err := e.takeGPUs(id, req.Spec); err != nil {
 		return nil, err
 	}
@@ -125,7 +128,7 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout+req.Spec.PreStartTimeout())
 	defer cancel()
 	steps := newStopwatch()
-	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest, GPUs: s.gpuNames()}
+	st := &state{ID: s.id, Index: s.index, Phase: phaseClaiming, PID: s.pid, PIDStart: s.start, Image: img.Digest, GPUs: s.gpuNames(), Isolation: s.kind}
 	if e.trusts(req.Spec) {
 		st.Trust = trustMounted
 	}
@@ -167,15 +170,9 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		root.DirFD, s.loop, st.Loop = fd, &loop, &loop
 		steps.done("disk")
 	}
-	err = e.threads.Switch(ctx, root)
-	if err != nil {
-		return made, rootError(err)
+	if err := e.enterRoot(ctx, s, st, root, limits, steps); err != nil {
+		return made, err
 	}
-	steps.done("root")
-	if err := s.group.SetLimits(limits); err != nil {
-		return made, fmt.Errorf("setting limits: %w", err)
-	}
-	steps.done("limits")
 	env := environment(s.id, req.Spec, &img.Config)
 	s.addGPUEnv(env, req.Spec.Env)
 	addTrust(env, trustEnv, req.Spec.Env)
@@ -201,6 +198,33 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 	steps.done("settle")
 	e.log.Debug("claimed a shell", steps.attrs("sandbox", s.id)...)
 	return made, err
+}
+
+// enterRoot makes the image the shell's root and sets the limits.
+func (e *Engine) enterRoot(ctx context.Context, s *shell, st *state, root *rootfs.Root, limits cgroup.Limits, steps *stopwatch) error {
+	setLimits := func() error {
+		if err := s.group.SetLimits(limits); err != nil {
+			return fmt.Errorf("setting limits: %w", err)
+		}
+		steps.done("limits")
+		return nil
+	}
+	if !s.behindGVisor() {
+		if err := e.threads.Switch(ctx, root); err != nil {
+			return rootError(err)
+		}
+		steps.done("root")
+		return setLimits()
+	}
+	if err := setLimits(); err != nil {
+		return err
+	}
+	if err := e.startGVisor(ctx, s, root); err != nil {
+		return err
+	}
+	steps.done("gvisor")
+	st.PID, st.PIDStart = s.pid, s.start
+	return e.in.saveState(st)
 }
 
 // limits are the spec's, with the defaults where it has none.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,24 +27,34 @@ func (e *Engine) Dial(ctx context.Context, id string, port int) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	if port == sandbox.IsolatedPort {
+	if port == sandbox.IsolatedPort && !s.behindGVisor() {
 		return e.dialIsolated(s)
 	}
-	d := net.Dialer{Timeout: dialTimeout}
-	if port == sandbox.ExecdPort {
-		return d.DialContext(ctx, "unix", e.in.socket(id))
+	if port == sandbox.IsolatedPort {
+		port = sandbox.ExecdPort // which says that it has none
 	}
-	c, err := d.DialContext(ctx, "tcp4", net.JoinHostPort(s.addr.String(), strconv.Itoa(port)))
+	if port == sandbox.ExecdPort {
+		return e.dialExecdConn(ctx, s)
+	}
+	c, err := s.dialTCP(ctx, port)
 	if err == nil || !errors.Is(err, unix.ECONNREFUSED) {
 		return c, err
 	}
 	return e.dialThroughExecd(ctx, s, port)
 }
 
+// dialExecdConn connects to the sandbox's execd.
+func (e *Engine) dialExecdConn(ctx context.Context, s *shell) (net.Conn, error) {
+	if s.behindGVisor() {
+		return s.dialTCP(ctx, hostapi.Port)
+	}
+	d := net.Dialer{Timeout: dialTimeout}
+	return d.DialContext(ctx, "unix", e.in.socket(s.id))
+}
+
 // dialThroughExecd asks execd for a connection to a loopback port.
 func (e *Engine) dialThroughExecd(ctx context.Context, s *shell, port int) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	c, err := d.DialContext(ctx, "unix", e.in.socket(s.id))
+	c, err := e.dialExecdConn(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +98,7 @@ func (t *tunnel) Read(p []byte) (int, error) { return t.r.Read(p) }
 
 // CloseWrite passes a half-close on.
 func (t *tunnel) CloseWrite() error {
-	if c, ok := t.Conn.(*net.UnixConn); ok {
+	if c, ok := t.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return nil

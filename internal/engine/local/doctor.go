@@ -17,6 +17,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/execdbin"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
+	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 )
 
 // Oldest kernel that can map the ids of overlay layers (Linux 5.19).
@@ -153,7 +154,7 @@ func idmappable(dir string) error {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	defer unix.Close(fd)
-	ns, err := childUserNamespace()
+	ns, err := childUserNamespace(1 << 28)
 	if err != nil {
 		return err
 	}
@@ -165,10 +166,10 @@ func idmappable(dir string) error {
 	return nil
 }
 
-// childUserNamespace returns a user namespace with a full mapping, made by a
-// process that only waits to be ended.
-func childUserNamespace() (*os.File, error) {
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1 << 28, Size: 65536}}
+// childUserNamespace returns a user namespace with a full mapping whose root is
+// the host id base, made by a process that only waits to be ended.
+func childUserNamespace(base uint32) (*os.File, error) {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(base), Size: oci.IDRange}}
 	cmd := exec.Command("cat")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
 	// cat ends by itself when this pipe is closed.

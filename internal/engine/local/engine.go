@@ -216,7 +216,9 @@ func (e *Engine) Reserve(_ context.Context, spec *sandbox.Spec) (string, error) 
 }
 
 // pooled reports whether a shell from the pool can become this sandbox.
-func pooled(spec *sandbox.Spec) bool { return spec.Limits.GPUs == "" }
+func pooled(spec *sandbox.Spec) bool {
+	return spec.Limits.GPUs == "" && spec.Isolation != sandbox.IsolationGVisor
+}
 
 // Release gives a reserved id back. Its shell is taken apart, though nobody used
 // it: a record with that id may exist by now, and no id is given twice.

@@ -29,11 +29,22 @@ type execdConn struct {
 	mu   sync.Mutex
 	conn net.Conn
 	r    *bufio.Reader
+	// key is what a claim must carry; empty for nothing.
+	key string
 }
 
 func dialExecd(ctx context.Context, socket string) (*execdConn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to execd: %w", err)
+	}
+	return &execdConn{conn: c}, nil
+}
+
+// connect returns a connection to the sandbox's execd.
+func (e *Engine) connect(ctx context.Context, s *shell) (*execdConn, error) {
+	c, err := e.dialExecdConn(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to execd: %w", err)
 	}
@@ -48,6 +59,9 @@ func (c *execdConn) send(method, path, token string, body []byte) error {
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: execd\r\n", method, path)
 	if token != "" {
 		fmt.Fprintf(&b, "%s: %s\r\n", hostapi.TokenHeader, token)
+	}
+	if path == hostapi.ClaimPath && c.key != "" {
+		fmt.Fprintf(&b, "%s: %s\r\n", hostapi.KeyHeader, c.key)
 	}
 	if body != nil {
 		b.WriteString("Content-Type: application/json\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n")

@@ -54,7 +54,7 @@ func (e *Engine) Resume(ctx context.Context, id string) error {
 func (e *Engine) syncSandbox(ctx context.Context, s *shell) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	conn, err := dialExecd(ctx, e.in.socket(s.id))
+	conn, err := e.connect(ctx, s)
 	if err != nil {
 		return err
 	}

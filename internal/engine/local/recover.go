@@ -175,7 +175,7 @@ func (e *Engine) adopt(ctx context.Context, s *shell) sandbox.Found {
 func (e *Engine) claimed(ctx context.Context, s *shell) bool {
 	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
 	defer cancel()
-	conn, err := dialExecd(ctx, e.in.socket(s.id))
+	conn, err := e.connect(ctx, s)
 	if err != nil {
 		return false
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/engine/local/network"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/oci"
 	"github.com/paddock-sandbox/paddock/internal/policy"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
 // shell is a sandbox of this engine, claimed or not.
@@ -31,8 +32,9 @@ type shell struct {
 	start uint64
 	// pidfd refers to execd; -1 when there is none.
 	pidfd int
-	// mntns and userns are open until the claim; -1 otherwise.
-	mntns, userns int
+	// mntns and userns are open until the claim, behind gVisor netns in place of
+	// mntns; -1 otherwise.
+	mntns, userns, netns int
 	// conn is the kept connection to execd: pings, the claim, and from then
 	// on the held request for the entrypoint's end.
 	conn *execdConn
@@ -57,15 +59,21 @@ type shell struct {
 	overOnce sync.Once
 	// isolation is the sandbox's isolated sessions.
 	isolation isolation
+	// kind is its wall; empty for a container.
+	kind sandbox.Isolation
+	// conns are the connections into a sandbox behind gVisor, and death tells of
+	// its end.
+	conns conns
+	death *os.File
 }
 
 func newShell(id string) *shell {
-	return &shell{id: id, index: -1, pidfd: -1, mntns: -1, userns: -1, over: make(chan struct{})}
+	return &shell{id: id, index: -1, pidfd: -1, mntns: -1, userns: -1, netns: -1, over: make(chan struct{})}
 }
 
 // closeNamespaces drops the descriptors that only a claim needs.
 func (s *shell) closeNamespaces() {
-	for _, fd := range []*int{&s.mntns, &s.userns} {
+	for _, fd := range []*int{&s.mntns, &s.userns, &s.netns} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1
@@ -83,6 +91,10 @@ func (s *shell) closeAll() {
 	if s.conn != nil {
 		s.conn.Close()
 	}
+	s.conns.close()
+	if s.death != nil {
+		s.death.Close()
+	}
 	if s.pidfd >= 0 {
 		unix.Close(s.pidfd)
 		s.pidfd = -1
@@ -92,12 +104,22 @@ func (s *shell) closeAll() {
 // makeShell makes a shell with that id, from nothing to an answering execd. If
 // it fails, nothing is left.
 func (e *Engine) makeShell(ctx context.Context, id string) (*shell, error) {
+	return e.makeAny(ctx, id, "", e.buildShell)
+}
+
+// makeAny makes a shell of that kind.
+func (e *Engine) makeAny(ctx context.Context, id string, kind sandbox.Isolation, build func(context.Context, *shell) error) (*shell, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.StartTimeout)
 	defer cancel()
 	for range 8 {
-		s, err := e.tryShell(ctx, id)
+		s := newShell(id)
+		s.kind = kind
+		err := e.tryShell(ctx, s, build)
+		if err == nil {
+			return s, nil
+		}
 		if !errors.Is(err, network.ErrBusy) {
-			return s, err
+			return nil, err
 		}
 		// The kernel has not removed the index's last interface yet; the next
 		// try has another index.
@@ -105,41 +127,25 @@ func (e *Engine) makeShell(ctx context.Context, id string) (*shell, error) {
 	return nil, fmt.Errorf("making shell %s: no network interface name is free", id)
 }
 
-func (e *Engine) tryShell(ctx context.Context, id string) (*shell, error) {
-	s := newShell(id)
-	err := e.buildShell(ctx, s)
+// tryShell builds the shell. If it fails, nothing is left.
+func (e *Engine) tryShell(ctx context.Context, s *shell, build func(context.Context, *shell) error) error {
+	err := build(ctx, s)
 	if err == nil {
-		return s, nil
+		return nil
 	}
 	if terr := e.dismantle(context.WithoutCancel(ctx), s, false); terr != nil {
-		e.log.Error("taking a half-made shell apart", "sandbox", id, "error", terr)
+		e.log.Error("taking a half-made shell apart", "sandbox", s.id, "error", terr)
 	}
-	return nil, fmt.Errorf("making shell %s: %w", id, err)
+	return fmt.Errorf("making shell %s: %w", s.id, err)
 }
 
 func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	steps := newStopwatch()
-	var err error
-	if s.index, err = e.indexes.take(); err != nil {
+	st, err := e.beginShell(s)
+	if err != nil {
 		return err
 	}
-	s.base = e.in.base(s.index)
-	if err := os.Mkdir(e.in.run(s.id), 0o700); err != nil {
-		return err
-	}
-	s.gpus = e.gpus.Of(s.id)
-	st := &state{ID: s.id, Index: s.index, Phase: phaseMaking, GPUs: s.gpuNames()}
-	if err := e.in.saveState(st); err != nil {
-		return err
-	}
-	if err := e.prepareDisk(s); err != nil {
-		return err
-	}
-	steps.done("disk")
-	if s.group, err = e.makeGroup(s); err != nil {
-		return err
-	}
-	steps.done("cgroup")
+	steps.done("disk and cgroup")
 	if err := e.startExecd(ctx, s); err != nil {
 		return err
 	}
@@ -168,6 +174,29 @@ func (e *Engine) buildShell(ctx context.Context, s *shell) error {
 	e.log.Debug("made a shell", steps.attrs("sandbox", s.id)...)
 	st.Phase = phaseShell
 	return e.in.saveState(st)
+}
+
+// beginShell makes what is there before any process: the record of the shell,
+// its directories and its cgroup.
+func (e *Engine) beginShell(s *shell) (*state, error) {
+	var err error
+	if s.index, err = e.indexes.take(); err != nil {
+		return nil, err
+	}
+	s.base = e.in.base(s.index)
+	if err := os.Mkdir(e.in.run(s.id), 0o700); err != nil {
+		return nil, err
+	}
+	s.gpus = e.gpus.Of(s.id)
+	st := &state{ID: s.id, Index: s.index, Phase: phaseMaking, GPUs: s.gpuNames(), Isolation: s.kind}
+	if err := e.in.saveState(st); err != nil {
+		return nil, err
+	}
+	if err := e.prepareDisk(s); err != nil {
+		return nil, err
+	}
+	s.group, err = e.makeGroup(s)
+	return st, err
 }
 
 // prepareDisk makes the shell's directories: its writable layer and the log's.

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
 // Phases of a shell, in order.
@@ -38,6 +40,8 @@ type state struct {
 	// Trust says how the sandbox's programs were told to trust the authority;
 	// empty when they were not.
 	Trust string `json:"trust,omitempty"`
+	// Isolation is empty for a container.
+	Isolation sandbox.Isolation `json:"isolation,omitempty"`
 	// GPUs are the names of the GPUs that the sandbox has.
 	GPUs []string `json:"gpus,omitempty"`
 }

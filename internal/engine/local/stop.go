@@ -68,7 +68,7 @@ func (e *Engine) reopen(id string) *shell {
 	if err != nil {
 		return s
 	}
-	s.index, s.base, s.loop = st.Index, e.in.base(st.Index), st.Loop
+	s.index, s.base, s.loop, s.kind = st.Index, e.in.base(st.Index), st.Loop, st.Isolation
 	if addr, err := e.network.Addr(st.Index); err == nil {
 		s.addr = addr
 	}

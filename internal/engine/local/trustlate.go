@@ -95,21 +95,21 @@ func (e *Engine) tellTrust(ctx context.Context, s *shell, digest string) error {
 	if err != nil {
 		return err
 	}
-	return sendTrust(ctx, e.in.socket(s.id), s.token, told)
-}
-
-// sendTrust hands it to an execd, of whose answer it believes no more than that
-// it refused.
-func sendTrust(ctx context.Context, socket, token string, told *hostapi.Trust) error {
-	body, err := json.Marshal(told)
-	if err != nil {
-		return err
-	}
-	conn, err := dialExecd(ctx, socket)
+	conn, err := e.connect(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	return sendTrust(ctx, conn, s.token, told)
+}
+
+// sendTrust hands it to an execd, of whose answer it believes no more than that
+// it refused.
+func sendTrust(ctx context.Context, conn *execdConn, token string, told *hostapi.Trust) error {
+	body, err := json.Marshal(told)
+	if err != nil {
+		return err
+	}
 	status, answer, err := conn.call(ctx, http.MethodPost, hostapi.TrustPath, token, body)
 	if err != nil || status == http.StatusOK {
 		return err

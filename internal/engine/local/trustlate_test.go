@@ -71,7 +71,7 @@ func TestTrustOfAHostileExecd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			err := sendTrust(ctx, execdStandIn(t, c.answer), "token", told)
+			err := sendTrustTo(ctx, execdStandIn(t, c.answer), told)
 			if err == nil {
 				t.Fatal("it passes for success")
 			}
@@ -89,7 +89,7 @@ func TestTrustOfAHostileExecd(t *testing.T) {
 				t.Error("the request is not one")
 			}
 		})
-		if err := sendTrust(t.Context(), socket, "token", told); err != nil || len(got.Files) != 1 || len(got.Files[0].Content) != 1<<20 || got.Env["A"] != "b" {
+		if err := sendTrustTo(t.Context(), socket, told); err != nil || len(got.Files) != 1 || len(got.Files[0].Content) != 1<<20 || got.Env["A"] != "b" {
 			t.Errorf("%v: %d files, %v", err, len(got.Files), got.Env)
 		}
 	})
@@ -128,4 +128,13 @@ func TestTrustOfAnImage(t *testing.T) {
 	if _, set := told.Env["JAVA_TOOL_OPTIONS"]; err != nil || set {
 		t.Errorf("the request's JAVA_TOOL_OPTIONS became %q, %v", told.Env["JAVA_TOOL_OPTIONS"], err)
 	}
+}
+
+func sendTrustTo(ctx context.Context, socket string, told *hostapi.Trust) error {
+	conn, err := dialExecd(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return sendTrust(ctx, conn, "token", told)
 }

@@ -18,6 +18,7 @@ const (
 // watch waits for the entrypoint's end and reports it once. It ends with the
 // sandbox or the engine.
 func (e *Engine) watch(s *shell) {
+	e.watchGVisor(s)
 	e.wg.Add(1)
 	go func() {
 		defer e.wg.Done()
@@ -87,7 +88,7 @@ func (e *Engine) awaitEnd(s *shell) (sandbox.Exit, bool) {
 func (e *Engine) reconnect(s *shell) (*execdConn, error) {
 	ctx, cancel := context.WithTimeout(e.ctx, watchRetryMax)
 	defer cancel()
-	conn, err := dialExecd(ctx, e.in.socket(s.id))
+	conn, err := e.connect(ctx, s)
 	if err != nil {
 		return nil, err
 	}

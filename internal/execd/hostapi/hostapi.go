@@ -38,6 +38,18 @@ const (
 // /ping before it.
 const TokenHeader = "X-EXECD-ACCESS-TOKEN"
 
+// A sandbox with a kernel of its own (gVisor) can't take over a listening socket
+// of the host's. There the engine comes to Port over TCP, where everything that
+// is said here of the Unix listener is served, and execd inherits two pipes: the
+// first has a key, and ends after it; to the second execd writes Ready once the
+// port takes connections. A claim carries the key in KeyHeader: without it,
+// another user of the host might come first.
+const (
+	Port      = 44772
+	KeyHeader = "X-Paddock-Claim-Key"
+	Ready     = "."
+)
+
 // Claim turns a shell into a running sandbox. By the time it is sent execd's
 // root is already the image.
 type Claim struct {

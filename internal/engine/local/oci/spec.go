@@ -1,6 +1,10 @@
 package oci
 
-import specs "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // IDRange is how many user and group ids a sandbox has.
 const IDRange = 65536
@@ -32,6 +36,9 @@ var capabilities = []string{
 	"CAP_KILL", "CAP_SYS_CHROOT",
 	"CAP_NET_BIND_SERVICE",
 }
+
+// Capabilities returns those that root in a sandbox keeps.
+func Capabilities() []string { return slices.Clone(capabilities) }
 
 // maskedPaths are hidden: they tell about the host or act on it.
 var maskedPaths = []string{
