@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,7 +94,7 @@ type Network struct {
 
 	// tracking guards flows, which is open between changes; nil before.
 	tracking sync.Mutex
-	flows    *netlink.Handle
+	flows    *conn
 }
 
 // New sets the network up: the packet filter first, then the gateway's address
@@ -279,10 +278,7 @@ func (n *Network) Close() error {
 	defer n.firewall.Unlock()
 	n.tracking.Lock()
 	defer n.tracking.Unlock()
-	if n.flows != nil {
-		n.flows.Close()
-		n.flows = nil
-	}
+	n.closeFlows()
 	return n.closeSocket()
 }
 
