@@ -54,8 +54,6 @@ func (e *Enforcer) Judge(src netip.Addr, c proxy.Claim) proxy.Verdict {
 		return e.anyName(s, c, d, true)
 	case proxy.TLS:
 		return proxy.Verdict{Rule: d.Rule, Reason: "the TLS client hello has no server name, and no rule allows the address " + c.To.Addr().String()}
-	case proxy.HTTP2:
-		return proxy.Verdict{Rule: d.Rule, Reason: "HTTP/2 without TLS is not let through to named hosts; use HTTP/1.1 or TLS"}
 	}
 	return proxy.Verdict{Rule: d.Rule, Reason: "the request names no host, and no rule allows the address " + c.To.Addr().String()}
 }

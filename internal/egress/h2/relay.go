@@ -83,7 +83,7 @@ type Filter struct {
 
 // Expander makes a body out of one that may be much shorter.
 type Expander interface {
-	// Push gives the next part; b is not kept.
+	// Push gives the next part, at any time; b is not kept.
 	Push(b []byte, last bool)
 	// Next returns the next piece of what comes out, valid until the next call:
 	// an empty one asks for more. done says that nothing follows. Pieces are

@@ -77,7 +77,12 @@ func (s *session) serveHTTP2(client, server net.Conn) {
 }
 
 // handler2 decides about the requests of one connection.
-type handler2 struct{ s *session }
+type handler2 struct {
+	s *session
+	// hosts are what is known of each name of a connection without TLS, whose
+	// requests may be for several. The proxy bounds how many.
+	hosts map[string]*session
+}
 
 // Lost implements h2.Handler.
 func (h *handler2) Lost(error) *h2.Refusal {
@@ -87,32 +92,66 @@ func (h *handler2) Lost(error) *h2.Refusal {
 // Request implements h2.Handler.
 func (h *handler2) Request(q *h2.Request) (*h2.Exchange, *h2.Refusal) {
 	h.s.i.stats.requests.Add(1)
-	x, refused := h.pass(q)
-	if refused != nil {
-		h.s.refused(refused)
-		return nil, h.s.refusal2(refused)
-	}
-	return x, nil
-}
-
-// pass prepares a request and what is to be done with its answer.
-func (h *handler2) pass(q *h2.Request) (*h2.Exchange, *refusal) {
 	method := q.Method
 	if q.Protocol != "" {
 		method = "GET" // what it is over HTTP/1 (RFC 8441, 5)
 	}
-	if refused := h.s.check(method, q.Path, q.Authority); refused != nil {
-		return nil, refused
+	s, refused := h.s, (*refusal)(nil)
+	if s.scheme == "https" {
+		refused = s.check(method, q.Path, q.Authority)
+	} else {
+		s, refused = h.judge(q, method)
 	}
-	if q.TwoHosts {
-		return nil, &refusal{421, codeMisdirected, "the request has a Host header that differs from its :authority", -1}
+	if refused == nil && q.TwoHosts {
+		refused = &refusal{421, codeMisdirected, "the request has a Host header that differs from its :authority", -1}
 	}
-	rules := h.s.current()
-	in, refused := h.s.injection(rules, method, q.Path)
+	var x *h2.Exchange
+	if refused == nil {
+		x, refused = s.pass2(q, method)
+	}
+	if refused != nil {
+		s.refused(refused)
+		return nil, s.refusal2(refused)
+	}
+	return x, nil
+}
+
+// judge decides about a request that came without TLS: nothing before it has said
+// what it is for. The session that it returns is that of its name.
+func (h *handler2) judge(q *h2.Request, method string) (*session, *refusal) {
+	name, v := h.s.c.Judge(q.Authority, method, q.Path)
+	s := h.hosts[name]
+	if s == nil {
+		c := *h.s.c
+		s = &session{i: h.s.i, c: &c, name: name, scheme: h.s.scheme, failed: h.s.failed}
+		if c.Name = name; name == "" {
+			s.name = h.s.name
+		}
+		if v.Allow {
+			if h.hosts == nil {
+				h.hosts = map[string]*session{}
+			}
+			h.hosts[name] = s
+		}
+	}
+	s.c.Verdict = v
+	switch r := checkTarget(method, q.Path); {
+	case !v.Allow:
+		return s, notAllowed(v.Reason, v.Rule)
+	case r != nil:
+		return s, r
+	}
+	return s, h.s.failed
+}
+
+// pass2 prepares a request and what is to be done with its answer.
+func (s *session) pass2(q *h2.Request, method string) (*h2.Exchange, *refusal) {
+	rules := s.current()
+	in, refused := s.injection(rules, method, q.Path)
 	if refused != nil {
 		return nil, refused
 	}
-	q.Scheme = h.s.scheme
+	q.Scheme = s.scheme
 	if rules.masks {
 		if accept := h2.Get(q.Fields, "accept-encoding"); accept != "" {
 			q.Fields = h2.Set(q.Fields, h2.Field{Name: "accept-encoding", Value: acceptedEncodings(accept)})
@@ -120,25 +159,24 @@ func (h *handler2) pass(q *h2.Request) (*h2.Exchange, *refusal) {
 	}
 	x := &h2.Exchange{}
 	if rules.masks {
-		x.Answer = func(a *h2.Response) h2.Filter { return h.answer(a, rules) }
-		x.Trailer = func(fields []h2.Field) { h.mask(fields, rules) }
+		x.Answer = func(a *h2.Response) h2.Filter { return s.answer2(a, rules) }
+		x.Trailer = func(fields []h2.Field) { s.mask2(fields, rules) }
 	}
 	if in == nil {
 		return x, nil
 	}
 	changes := bodyChanges(in, h2.Get(q.Fields, "content-type"))
-	m := headers2{q}
-	target, refused := inject(m, q.Path, in)
+	target, refused := inject(headers2{q}, q.Path, in)
 	if refused != nil {
 		return nil, refused
 	}
 	q.SecretPath = target != q.Path
 	q.Path = target
-	if refused := h.substitute(q, x, changes); refused != nil {
+	if refused := s.substitute2(q, x, changes); refused != nil {
 		return nil, refused
 	}
-	h.s.i.stats.injected.Add(1)
-	h.s.i.o.Logger.Debug("put credentials into a request", "sandbox", h.s.c.Sandbox, "host", h.s.name, "binding", in.Binding)
+	s.i.stats.injected.Add(1)
+	s.i.o.Logger.Debug("put credentials into a request", "sandbox", s.c.Sandbox, "host", s.name, "binding", in.Binding)
 	return x, nil
 }
 
@@ -159,8 +197,8 @@ func (m headers2) set(name, value string) {
 	m.q.Fields = h2.Set(m.q.Fields, hpack.HeaderField{Name: strings.ToLower(name), Value: value, Sensitive: true})
 }
 
-// substitute puts credentials into a body as it streams.
-func (h *handler2) substitute(q *h2.Request, x *h2.Exchange, changes []change) *refusal {
+// substitute2 puts credentials into a body as it streams.
+func (s *session) substitute2(q *h2.Request, x *h2.Exchange, changes []change) *refusal {
 	if len(changes) == 0 || q.Ended || q.Length == 0 {
 		return nil
 	}
@@ -173,7 +211,7 @@ func (h *handler2) substitute(q *h2.Request, x *h2.Exchange, changes []change) *
 		return nil
 	}
 	x.Whole, x.Most = true, maxSubstituted
-	x.TooLong = h.s.refusal2(&refusal{413, codeSubstitute, "with the credentials in it the body of this request is too long", -1})
+	x.TooLong = s.refusal2(&refusal{413, codeSubstitute, "with the credentials in it the body of this request is too long", -1})
 	if strings.EqualFold(h2.Get(q.Fields, "expect"), "100-continue") {
 		// The body is needed before the destination can be asked.
 		q.Fields, x.Continue = h2.Del(q.Fields, "expect"), true
@@ -181,24 +219,24 @@ func (h *handler2) substitute(q *h2.Request, x *h2.Exchange, changes []change) *
 	return nil
 }
 
-func (h *handler2) mask(fields []h2.Field, rules *rules) {
+func (s *session) mask2(fields []h2.Field, rules *rules) {
 	for i := range fields {
-		fields[i].Value = h.s.masked(rules, fields[i].Value)
+		fields[i].Value = s.masked(rules, fields[i].Value)
 	}
 }
 
-// answer masks the head of an answer, and says how its body is to be.
-func (h *handler2) answer(a *h2.Response, rules *rules) h2.Filter {
-	h.mask(a.Fields, rules)
+// answer2 masks the head of an answer, and says how its body is to be.
+func (s *session) answer2(a *h2.Response, rules *rules) h2.Filter {
+	s.mask2(a.Fields, rules)
 	if a.Bodiless || a.Length == 0 {
 		return h2.Filter{}
 	}
 	switch inspect(a.Status, h2.Get(a.Fields, "content-type"), h2.Get(a.Fields, "content-encoding")) {
 	case inspected:
-		return h2.Filter{Change: h.s.masker(rules).replace}
+		return h2.Filter{Change: s.masker(rules).replace}
 	case unzipped:
 		a.Fields = h2.Del(h2.Del(a.Fields, "content-encoding"), "content-length")
-		return h2.Filter{Expand: newUnzipper(h.s.masker(rules))}
+		return h2.Filter{Expand: newUnzipper(s.masker(rules))}
 	}
 	return h2.Filter{}
 }

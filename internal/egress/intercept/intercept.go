@@ -110,6 +110,9 @@ func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(contex
 		s.serveTLS()
 		return
 	}
+	if s.name == "" {
+		s.name = c.Original.String() // until a request says it
+	}
 	server, err := dial(ctx)
 	if err != nil {
 		s.failed = failure(err, s.name)
@@ -117,6 +120,10 @@ func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(contex
 	if server != nil {
 		s.serverWire = &wire{Conn: server}
 		s.setServer(s.serverWire)
+	}
+	if c.Protocol == proxy.HTTP2 {
+		s.serveHTTP2(s.clientWire, s.server)
+		return
 	}
 	s.serveHTTP1(s.clientWire)
 }
@@ -273,19 +280,31 @@ func (s *session) check(method, target, host string) *refusal {
 	if why := s.misdirected(host); why != "" {
 		return &refusal{421, codeMisdirected, why, -1}
 	}
+	if r := checkTarget(method, target); r != nil {
+		return r
+	}
+	v := &s.c.Verdict
+	if v.Request != nil {
+		if why := v.Request(method, target); why != "" {
+			return notAllowed(why, v.Rule)
+		}
+	}
+	return s.failed
+}
+
+func notAllowed(why string, rule int) *refusal {
+	return &refusal{403, codePolicy, "the network policy of this sandbox does not allow this request: " + why, rule}
+}
+
+// checkTarget refuses what is no path.
+func checkTarget(method, target string) *refusal {
 	if !strings.HasPrefix(target, "/") && (target != "*" || method != "OPTIONS") {
 		return &refusal{400, codeMalformed, "the target of the request must be a path", -1}
 	}
 	if len(target) > maxTarget {
 		return &refusal{414, codeMalformed, fmt.Sprintf("the target of the request is longer than %d bytes", maxTarget), -1}
 	}
-	v := &s.c.Verdict
-	if v.Request != nil {
-		if why := v.Request(method, target); why != "" {
-			return &refusal{403, codePolicy, "the network policy of this sandbox does not allow this request: " + why, v.Rule}
-		}
-	}
-	return s.failed
+	return nil
 }
 
 // misdirected says why a Host or :authority is not for this connection, or "".
@@ -327,7 +346,7 @@ func (s *session) refused(r *refusal) {
 	if r.code != codePolicy && r.code != codeMisdirected {
 		return // not the policy's doing
 	}
-	s.c.Deny(proxy.Claim{To: s.c.Original, Name: s.name, Protocol: s.c.Protocol, Bound: true},
+	s.c.Deny(proxy.Claim{To: s.c.Original, Name: s.c.Name, Protocol: s.c.Protocol, Bound: true},
 		proxy.Verdict{Rule: r.rule, Reason: r.message})
 }
 

@@ -23,6 +23,7 @@ import (
 
 const (
 	testHost  = "api.example.com"
+	otherHost = "also.allowed.example" // of the same address
 	testValue = "s3cr3t-Value/0123456789+x"
 )
 
@@ -81,6 +82,9 @@ func newRig(t testing.TB, o rigOptions, h http.Handler) *rig {
 	srv.Config.ErrorLog = discard
 	srv.EnableHTTP2 = o.http2
 	if o.plain {
+		srv.Config.Protocols = new(http.Protocols)
+		srv.Config.Protocols.SetHTTP1(true)
+		srv.Config.Protocols.SetUnencryptedHTTP2(o.http2)
 		srv.Start()
 	} else {
 		cert, err := world.leaf(testHost)
@@ -148,8 +152,11 @@ type judge rigOptions
 func (judge) Sandbox(netip.Addr) (string, bool) { return "sb1", true }
 
 func (j judge) Judge(_ netip.Addr, c proxy.Claim) proxy.Verdict {
-	if c.Name != "" && c.Name != testHost {
+	if c.Name != "" && c.Name != testHost && c.Name != otherHost {
 		return proxy.Verdict{Rule: -1, Reason: "the host is not in the policy"}
+	}
+	if c.Name == "" && c.Protocol == proxy.HTTP2 {
+		return proxy.Verdict{Rule: -1, Reason: "the request names no host"}
 	}
 	return proxy.Verdict{Allow: true, Rule: j.rule, Named: j.rule >= 0, Request: j.request}
 }
@@ -191,7 +198,11 @@ func (r *rig) transport(http2 bool) *http.Transport {
 		TLSClientConfig:    &tls.Config{RootCAs: r.roots},
 		ForceAttemptHTTP2:  http2,
 		DisableCompression: true,
+		Protocols:          new(http.Protocols),
 	}
+	t.Protocols.SetHTTP1(!http2)
+	t.Protocols.SetHTTP2(http2)
+	t.Protocols.SetUnencryptedHTTP2(http2)
 	r.t.Cleanup(t.CloseIdleConnections)
 	return t
 }

@@ -22,19 +22,35 @@ type Conn struct {
 	// Source is the sandbox's end, Original where it connected to.
 	Source, Original netip.AddrPort
 	// Name is the name that was checked against the policy: that of the TLS
-	// client hello, or the host of the first request.
+	// client hello, or the host of the first request. It is empty for HTTP2, of
+	// which nothing was checked yet.
 	Name string
-	// Protocol is TLS or HTTP1.
+	// Protocol is TLS, HTTP1 or HTTP2.
 	Protocol Protocol
 	// Verdict is what the policy said about Name.
 	Verdict Verdict
 
-	deny func(Claim, Verdict)
+	session *session
 }
 
 // Deny reports that an Interceptor refused a request on this connection. It may
 // be called from many goroutines.
-func (c *Conn) Deny(claim Claim, v Verdict) { c.deny(claim, v) }
+func (c *Conn) Deny(claim Claim, v Verdict) { c.session.deny(claim, v) }
+
+// maxNames is how many names the requests of one HTTP/2 connection may be for.
+const maxNames = 64
+
+// Judge decides about one request of a connection over HTTP2, which may be for
+// any name that is allowed at the address that the connection goes to. The name
+// is that of the authority, empty where that is an address.
+func (c *Conn) Judge(host, method, target string) (name string, v Verdict) {
+	r := &request{method: method, target: target}
+	var err error
+	if r.name, r.addr, r.port, err = authority(host); err != nil {
+		return "", Verdict{Rule: -1, Reason: err.Error()}
+	}
+	return r.name, c.session.judgeRequest(Claim{To: c.Original, Name: r.name, Protocol: HTTP2}, r)
+}
 
 // Read returns the bytes that were looked at, then those that follow.
 func (c *Conn) Read(b []byte) (int, error) {

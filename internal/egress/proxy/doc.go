@@ -12,7 +12,9 @@
 //	           spliced
 //	HTTP/1     likewise the host of every request; requests are read strictly
 //	           and passed on as they are, byte for byte
-//	HTTP/2     with prior knowledge, in the clear: refused, HTTP/1.1 is asked for
+//	HTTP/2     with prior knowledge, in the clear: an Interceptor passes each
+//	           request on whose authority is allowed; without one, HTTP/1.1 is
+//	           asked for
 //	other      spliced if the address was given for a name, except on ports 80
 //	           and 443, which have a protocol
 //

@@ -70,8 +70,9 @@ type Judge interface {
 type Interceptor interface {
 	// Wants is asked for each connection over TLS or HTTP/1 that is allowed,
 	// before anything of the client was passed on. Connections over TLS with
-	// conditions on requests it gets unasked. It is called from many goroutines
-	// and must not block.
+	// conditions on requests it gets unasked, and those over HTTP2, whose
+	// requests it has c.Judge decide about. It is called from many goroutines and
+	// must not block.
 	Wants(sandbox, name string, port uint16) bool
 	// Serve handles the connection until it ends, and closes it; c.Read begins
 	// with the client's first byte. dial connects to c.Original and nowhere

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +38,10 @@ type session struct {
 	id     string
 
 	mu sync.Mutex
-	// claim is what was allowed last, for Recheck.
+	// claim is what was allowed last, for Recheck; names are those that were
+	// allowed on a connection over HTTP2.
 	claim Claim
+	names map[string]struct{}
 	// intercepted is set for a connection that was handed over, and conditional
 	// when that was under conditions on its requests.
 	intercepted, conditional bool
@@ -80,12 +83,22 @@ func (s *session) serve() {
 func (s *session) judge(c Claim) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.Bound = c.Name != "" && c.Name == s.claim.Name
+	_, before := s.names[c.Name]
+	c.Bound = c.Name != "" && (c.Name == s.claim.Name || before)
+	if c.Protocol == HTTP2 && c.Name != "" && !before && len(s.names) >= maxNames {
+		return Verdict{Rule: -1, Reason: fmt.Sprintf("the connection has requests for more than %d names", maxNames)}
+	}
 	v := s.p.o.Judge.Judge(s.source.Addr(), c)
 	if v.Allow {
 		c.Bound = true
 		if c.Name == "" && c.Protocol == Opaque {
 			c.Name = v.Name
+		}
+		if c.Protocol == HTTP2 && c.Name != "" && !before {
+			if s.names == nil {
+				s.names = map[string]struct{}{}
+			}
+			s.names[c.Name] = struct{}{}
 		}
 		s.claim = c
 	}
@@ -97,6 +110,13 @@ func (s *session) recheck() {
 	defer s.mu.Unlock()
 	if !s.claim.To.IsValid() {
 		return
+	}
+	for name := range s.names {
+		c := s.claim
+		if c.Name = name; !s.p.o.Judge.Judge(s.source.Addr(), c).Allow {
+			s.cancel()
+			return
+		}
 	}
 	v := s.p.o.Judge.Judge(s.source.Addr(), s.claim)
 	// An intercepted connection keeps the verdict of its beginning, whose
@@ -167,6 +187,18 @@ func (s *session) run() {
 		reset(s.client)
 		return
 	}
+	if f.protocol == HTTP2 && s.p.o.Interceptor != nil {
+		// Each of its requests is judged by itself.
+		s.p.stats.served.Add(1)
+		s.intercept(b, Claim{To: s.to, Protocol: HTTP2}, Verdict{Rule: -1}, early.settings)
+		return
+	}
+	if len(early.settings) > 0 {
+		if _, err := s.client.Write(early.settings); err != nil {
+			reset(s.client)
+			return
+		}
+	}
 	s.decide(f, b)
 }
 
@@ -207,6 +239,10 @@ func (s *session) readFirst() (first, []byte, error) {
 // in many protocols the server speaks first.
 type early struct {
 	stopped chan struct{}
+	// settings is what an HTTP/2 server sent at once. It is not passed on early:
+	// a client of such a server doesn't wait for it, and has it from an
+	// Interceptor otherwise.
+	settings []byte
 	// err is why no more can be passed on; io.EOF is none.
 	err error
 }
@@ -220,9 +256,13 @@ func (s *session) beginEarly() *early {
 			return
 		}
 		b := make([]byte, firstRead)
-		for {
+		for first := true; ; {
 			n, err := s.server.Read(b)
-			if n > 0 {
+			if first && isSettings(b[:n]) {
+				e.settings = b[:n]
+				return
+			}
+			if first = false; n > 0 {
 				if _, werr := s.client.Write(b[:n]); werr != nil {
 					e.err = werr
 					return
@@ -239,6 +279,12 @@ func (s *session) beginEarly() *early {
 		}
 	}()
 	return e
+}
+
+// isSettings recognises a SETTINGS frame, with which an HTTP/2 server begins (RFC
+// 9113, 3.4 and 6.5).
+func isSettings(b []byte) bool {
+	return len(b) >= 9 && b[0] == 0 && b[1] == 0 && b[2]%6 == 0 && bytes.Equal(b[3:9], []byte{4, 0, 0, 0, 0, 0})
 }
 
 // stop returns when nothing more is passed on early.
@@ -284,7 +330,10 @@ func (s *session) decide(f first, b []byte) {
 	s.p.stats.served.Add(1)
 	switch {
 	case intercept:
-		s.intercept(b, claim, v)
+		s.mu.Lock()
+		s.intercepted, s.conditional = true, v.Request != nil
+		s.mu.Unlock()
+		s.intercept(b, claim, v, nil)
 	case f.protocol == HTTP1:
 		s.serveHTTP(b)
 	default:
@@ -296,16 +345,18 @@ func (s *session) decide(f first, b []byte) {
 	}
 }
 
-func (s *session) intercept(b []byte, claim Claim, v Verdict) {
-	s.mu.Lock()
-	s.intercepted, s.conditional = true, v.Request != nil
-	s.mu.Unlock()
+// intercept hands the connection over; early is what the server has sent already.
+func (s *session) intercept(b []byte, claim Claim, v Verdict, early []byte) {
 	c := &Conn{TCPConn: s.client, peeked: b, Sandbox: s.id, Source: s.source, Original: s.to,
-		Name: claim.Name, Protocol: claim.Protocol, Verdict: v, deny: s.deny}
+		Name: claim.Name, Protocol: claim.Protocol, Verdict: v, session: s}
 	var once sync.Once
 	s.p.o.Interceptor.Serve(s.ctx, c, func(ctx context.Context) (net.Conn, error) {
 		var first net.Conn
-		once.Do(func() { first = s.server })
+		once.Do(func() {
+			if first = s.server; len(early) > 0 {
+				first = &Conn{TCPConn: s.server, peeked: early}
+			}
+		})
 		if first != nil {
 			return first, nil
 		}
