@@ -192,6 +192,9 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		// A browser can open this address. Its page must not be one of the
 		// API's own, least of all where that asks for no key.
 		origin = gateway.OriginShared
+		if p.prefix == r.URL.EscapedPath() && addSlash(r) {
+			return http.StatusTemporaryRedirect, nil
+		}
 	}
 	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
 		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,

@@ -22,8 +22,8 @@ func (s *Server) queryExpires(q url.Values, throughProxy bool, now time.Time) (u
 	text := q.Get("expires")
 	at, err := strconv.ParseUint(text, 10, 64)
 	switch {
-	case err != nil:
-		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %s; it must be a time in Unix seconds, a whole number from 0 to 18446744073709551615.", quote(shorten(text)))
+	case err != nil || len(text) > 1 && text[0] == '0':
+		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %s; it must be a time in Unix seconds, a whole number from 0 to 18446744073709551615 without leading zeros.", quote(shorten(text)))
 	case at <= uint64(now.Unix()):
 		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %d, which is not in the future: it is now %d.", at, now.Unix())
 	case throughProxy:

@@ -224,6 +224,9 @@ func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
 	if in.byPath && in.origin == gateway.OriginOwn && s.admitBrowser(r, in, now) {
 		return http.StatusSeeOther, nil
 	}
+	if in.path == "" && addSlash(r) {
+		return http.StatusTemporaryRedirect, nil
+	}
 	s.renewOnAccess(r, sb)
 	path := in.path
 	if path == "" {

@@ -229,6 +229,42 @@ func TestSignedAddressWithoutBrowser(t *testing.T) {
 	}
 }
 
+// An address is given out without a slash at its end. A browser is sent to where
+// relative names lead to the application; other clients get what they asked for.
+func TestBrowserIsSentToTheSlash(t *testing.T) {
+	f := withIngress(t, withOwnKeys(t), func(o *Options) { o.APIKey, o.NoAuth = "", true })
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, echo)
+	later := uint64(time.Now().Add(time.Hour).Unix())
+	signed := address.FormatExpires(later) + "/" + f.s.opts.Ingress.Keys.Sign("sb", 8000, later)
+	last := signed[strings.IndexByte(signed, '/')+1:]
+	for path, want := range map[string]string{
+		"/ingress/sb/8000":                     "8000/",
+		"/ingress/sb/8000?x=1":                 "8000/?x=1",
+		"/ingress/sb/8000/" + signed:           last + "/",
+		"/ingress/sb/8000/" + signed + "/":     "",
+		"/ingress/sb/8000/" + signed + "/page": "",
+		"/v1/sandboxes/sb/proxy/8000":          "8000/",
+		"/sandboxes/sb/proxy/8000?x":           "8000/?x",
+		"/v1/sandboxes/sb/proxy/8000/":         "",
+	} {
+		status := 307
+		if want == "" {
+			status = 200
+		}
+		if a := (visit{path: path}).send(t, f.url, "Sec-Fetch-Mode", "navigate"); a.status != status || a.header.Get("Location") != want {
+			t.Errorf("%s: %d to %q", path, a.status, a.header.Get("Location"))
+		}
+		if a := (visit{path: path}).send(t, f.url); a.status != 200 {
+			t.Errorf("%s of another client: %d %s", path, a.status, a.body)
+		}
+	}
+	framed := visit{host: "sb-8000." + testBase, path: "/" + signed}
+	if a := framed.send(t, f.url, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"); a.status != 307 || a.header.Get("Location") != last+"/" || a.header["Set-Cookie"] == nil {
+		t.Errorf("in a frame: %d %v", a.status, a.header)
+	}
+}
+
 // The cookie of a frame is kept apart for each site that shows the frame, where
 // browsers take it at all.
 func TestCookieOfFrames(t *testing.T) {

@@ -50,6 +50,27 @@ func (s *Server) admitBrowser(r *request, in *ingress, now time.Time) (answered 
 	return true
 }
 
+// addSlash sends a browser that opens a port's address as it was given out on to
+// the one with a slash at its end; relative names on the page would be read from
+// beside the address otherwise. The redirect is relative too: a server in front
+// may have taken something off the path.
+func addSlash(r *request) (answered bool) {
+	path := r.URL.EscapedPath()
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || !opensPage(r.Header) || strings.HasSuffix(path, "/") {
+		return false
+	}
+	location := path[strings.LastIndexByte(path, '/')+1:] + "/"
+	if r.URL.RawQuery != "" {
+		location += "?" + r.URL.RawQuery
+	}
+	h := r.w.Header()
+	h["Location"] = []string{location}
+	h["Cache-Control"] = []string{"no-store"}
+	h["Referrer-Policy"] = []string{"no-referrer"}
+	writeBytes(r.w, http.StatusTemporaryRedirect, nil)
+	return true
+}
+
 // opensPage is whether a browser wants a page, and not a part of one.
 func opensPage(h http.Header) bool {
 	if mode := h["Sec-Fetch-Mode"]; len(mode) > 0 {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"regexp"
@@ -205,7 +206,7 @@ func (s *Server) policyEdit(r *request) (policyEdit, *string, error) {
 	d := new(decoder)
 	switch r.Method {
 	case http.MethodPost, http.MethodPut:
-		p := &policy.Policy{DefaultAction: policy.Deny}
+		p, reset := &policy.Policy{DefaultAction: policy.Deny}, true
 		if len(strings.TrimSpace(string(body))) > 0 {
 			v, err := parseJSON(body)
 			if err != nil {
@@ -218,9 +219,10 @@ func (s *Server) policyEdit(r *request) (policyEdit, *string, error) {
 				if p = d.networkPolicy(v); d.err != nil {
 					return nil, nil, d.err
 				}
+				reset = len(v.members) == 0
 			}
 		}
-		if p.DefaultAction == policy.Deny && len(p.Egress) == 0 {
+		if reset {
 			*reason = "policy reset to default deny-all"
 		}
 		return func(*policy.Policy) (*policy.Policy, error) { return p, nil }, reason, nil
@@ -285,6 +287,9 @@ func orOpen(p *policy.Policy) policy.Policy {
 }
 
 func nonEmptyList(body []byte, what string) (*value, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		body = []byte("[]") // as wrong as that
+	}
 	v, err := parseJSON(body)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,11 @@ func TestPolicyRoutes(t *testing.T) {
 		call("DELETE", `["PYPI.ORG"]`).is(200, "").holds(`"egress":[{"action":"allow","target":"a.example"}]`)
 		call("DELETE", `["none.example"]`).is(200, "").holds(`"reason":"no matching targets found"`, "a.example")
 		call("POST", `null`).is(200, "").holds(`"mode":"deny_all"`, `"reason":"policy reset to default deny-all"`)
+		if a := call("PUT", `{"defaultAction":"deny","egress":[]}`).is(200, ""); !strings.Contains(a.body, `"mode":"deny_all"`) || strings.Contains(a.body, "reason") {
+			t.Errorf("a policy that denies all: %s", a.body)
+		}
+		call("PATCH", " ").is(400, "").holds("an array of rules")
+		call("DELETE", "").is(400, "").holds("an array of targets")
 		call("POST", somePolicy).is(200, "")
 		call("PUT", `{}`).is(200, "").holds(`"mode":"deny_all"`)
 		for method, bodies := range map[string][]string{

@@ -54,6 +54,7 @@ var shared struct {
 	keys *address.Keys
 	// browser is the browser's context.
 	browser context.Context
+	island  *island
 	stop    []context.CancelFunc
 }
 
@@ -96,6 +97,7 @@ func setUp(t *testing.T) {
 	t.Helper()
 	binary := harness.Binary(t)
 	chromium := harness.RequireProgram(t, "chromium")
+	harness.RequireProgram(t, "nsenter")
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +194,10 @@ func startServer(ctx context.Context, binary, archive string) (err error) {
 
 // startBrowser starts Chromium. Root needs --no-sandbox, which chromedp adds.
 func startBrowser(path string) error {
+	var err error
+	if shared.island, err = newIsland(); err != nil {
+		return err
+	}
 	var opts []chromedp.ExecAllocatorOption
 	opts = append(opts, chromedp.DefaultExecAllocatorOptions[:]...)
 	opts = append(opts,
@@ -201,6 +207,7 @@ func startBrowser(path string) error {
 		chromedp.Flag("ignore-certificate-errors-spki-list", shared.spki),
 		chromedp.Flag("host-resolver-rules", "MAP *."+secureBase+" 127.0.0.1"),
 		chromedp.Flag("no-proxy-server", true),
+		chromedp.ModifyCmdFunc(shared.island.command),
 	)
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	browser, cancel := chromedp.NewContext(allocator)

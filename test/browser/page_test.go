@@ -146,7 +146,7 @@ func checkFrame(t *testing.T) {
 		Module, Status int
 	}
 	p := profile(t)
-	p.open(outer.URL + "/?frame=" + url.QueryEscape(one.signed+"/"))
+	p.open(outer.URL + "/?frame=" + url.QueryEscape(one.signed))
 	if got := js[framed](p, "return await window.told"); got != (framed{"rgb(1, 2, 3)", "7px", true, 42, 200}) {
 		t.Errorf("the framed page is %+v", got)
 	}

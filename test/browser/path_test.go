@@ -15,7 +15,7 @@ func checkPathForm(t *testing.T) {
 	one, _ := sites(t)
 	base := fmt.Sprintf("%s/ingress/%s/%d/%s", shared.server.URL, one.id, appPort, signature(one.id, uint64(time.Now().Add(time.Hour).Unix())))
 	p := profile(t)
-	if r := p.open(base + "/?q=1"); r.Status != 200 {
+	if r := p.open(base + "?q=1"); r.Status != 200 {
 		t.Fatalf("%d %s", r.Status, p.text())
 	}
 	type page struct {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,9 +149,24 @@ func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 }
 
 // open opens an address, and returns when the page is loaded.
-func (p *tab) open(url string) *network.Response {
+func (p *tab) open(address string) *network.Response {
 	p.t.Helper()
-	return p.follow(chromedp.Navigate(url))
+	reach(p.t, address)
+	return p.follow(chromedp.Navigate(address))
+}
+
+// reach lets the browser reach what an address leads to, which is on this machine.
+func reach(t *testing.T, address string) {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		t.Fatalf("%s: %v", address, err)
+	}
+	shared.island.reach(t, port)
 }
 
 // follow does something that leads to another page, and returns when that is
