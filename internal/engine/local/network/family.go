@@ -2,6 +2,7 @@ package network
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"math"
 	"net/netip"
 
@@ -41,7 +42,7 @@ func (n *Network) family4() *family {
 func (n *Network) family6() *family {
 	return &family{
 		number: unix.NFPROTO_IPV6, source: 8, destination: 24, size: 16, self: 20,
-		subnet: n.subnet6, gateway: n.gateway6, suffix: "6", ids: 100, denied: denied6,
+		subnet: n.subnet6, gateway: n.gateway6, suffix: "6", ids: familyIDs, denied: denied6,
 	}
 }
 
@@ -70,13 +71,22 @@ func (f *family) rangeSet(t *nftables.Table, name string, id uint32) *nftables.S
 	return &nftables.Set{Table: t, Name: name + f.suffix, ID: id + f.ids, KeyType: typ, Interval: true}
 }
 
-// pairRanges is a set of ranges for each sandbox. Its keys are taken as one
-// number, so that the kernel keeps them in a tree: what it has for ranges of
+// shards is the number of parts that a set of ranges of all sandboxes is cut into.
+// The kernel goes through the whole of such a set whenever it is changed, some 10
+// ns for each range; what all sandboxes pay for is a look-up in a small map.
+const shards = 16
+
+// shardOf is the part that a sandbox's ranges are in, by the last bits of its
+// address.
+func shardOf(sandbox netip.Addr) int { return int(sandbox.AsSlice()[selfSize-1]) % shards }
+
+// pairRanges is a part of a set of ranges for each sandbox. Its keys are taken as
+// one number, so that the kernel keeps them in a tree: what it has for ranges of
 // several fields is copied as a whole with every change.
-func (f *family) pairRanges(t *nftables.Table, name string, id uint32) *nftables.Set {
+func (f *family) pairRanges(t *nftables.Table, name string, id uint32, shard int) *nftables.Set {
 	typ := nftables.TypeInteger
 	typ.Bytes = f.keySize()
-	return &nftables.Set{Table: t, Name: name + f.suffix, ID: id + f.ids, KeyType: typ, Interval: true}
+	return &nftables.Set{Table: t, Name: fmt.Sprintf("%s%s-%d", name, f.suffix, shard), ID: id + f.ids + uint32(shard), KeyType: typ, Interval: true}
 }
 
 // timedPairs is a set of addresses for each sandbox, with times to live.
@@ -97,12 +107,12 @@ func (n *Network) deniedSet(f *family) *nftables.Set {
 	return f.rangeSet(n.nftTable(), "denied", deniedID)
 }
 
-func (n *Network) openedSet(f *family) *nftables.Set {
-	return f.pairRanges(n.nftTable(), "opened", openedID)
+func (n *Network) openedSet(f *family, shard int) *nftables.Set {
+	return f.pairRanges(n.nftTable(), "opened", openedID, shard)
 }
 
-func (n *Network) closedSet(f *family) *nftables.Set {
-	return f.pairRanges(n.nftTable(), "closed", closedID)
+func (n *Network) closedSet(f *family, shard int) *nftables.Set {
+	return f.pairRanges(n.nftTable(), "closed", closedID, shard)
 }
 
 func (n *Network) learnedSet(f *family) *nftables.Set {

@@ -53,6 +53,9 @@ const dnsPort = 53
 // each. The kernel takes memory only for what is sent.
 const transactionBytes = 64 << 20
 
+// answerBytes is room for what the kernel says to some thousand parts.
+const answerBytes = 8 << 20
+
 // table is the packet filter of an instance while it is put together. As nft
 // would print it, for the instance 0 and the subnets 10.213.0.0/20 and
 // fd7b:…/96, where what is said for IPv4 only is there for IPv6 too, in chains and
@@ -136,6 +139,9 @@ type table struct {
 	*nftables.Table
 	c      *nftables.Conn
 	prefix string
+	// maps counts those of shards, and err is the first that could not be made.
+	maps uint32
+	err  error
 }
 
 func (n *Network) nftTable() *nftables.Table {
@@ -216,7 +222,7 @@ func (n *Network) fillTable(c *nftables.Conn) error {
 		t.rule(nat, f.inSubnet(f.source), t.lo(expr.MetaKeyOIFNAME), accept())
 		t.rule(nat, f.inSubnet(f.source), []expr.Any{&expr.Masq{}})
 	}
-	return nil
+	return t.err
 }
 
 // addSets makes all sets. They get their numbers by hand: those that the library
@@ -245,7 +251,11 @@ func (n *Network) addSets(c *nftables.Conn) error {
 		if err := add(n.deniedSet(f), f.rangeElements(spans(f.denied))); err != nil {
 			return err
 		}
-		for _, s := range []*nftables.Set{n.openedSet(f), n.closedSet(f), n.learnedSet(f), n.datagramsSet(f)} {
+		sets := []*nftables.Set{n.learnedSet(f), n.datagramsSet(f)}
+		for shard := range shards {
+			sets = append(sets, n.openedSet(f, shard), n.closedSet(f, shard))
+		}
+		for _, s := range sets {
 			if err := add(s, nil); err != nil {
 				return err
 			}
@@ -357,6 +367,10 @@ func dialNFT(ctx context.Context) (*nftables.Conn, error) {
 		// A transaction is one message to the kernel, and one about all
 		// sandboxes is large.
 		if err := c.SetWriteBuffer(transactionBytes); err != nil {
+			return err
+		}
+		// Each of its parts is acknowledged.
+		if err := c.SetReadBuffer(answerBytes); err != nil {
 			return err
 		}
 		return c.SetDeadline(deadline(ctx))

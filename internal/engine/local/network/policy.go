@@ -72,8 +72,8 @@ var never = []netip.Prefix{
 // attribute can have; one element takes up to 48 bytes.
 const elementsPerMessage = 1000
 
-// sets are the numbers of the table's sets within the transaction that makes
-// it. An existing set is found by name.
+// Numbers of the table's sets within the transaction that makes it. An existing
+// set is found by name. Those of IPv6 have familyIDs more.
 const (
 	allowedID = iota + 1
 	deniedID
@@ -81,12 +81,16 @@ const (
 	policedID
 	permissiveID
 	inspectID
-	openedID
-	closedID
 	learnedID
 	datagramsID
 	talkativeID
 	nearID
+
+	openedID = 100
+	closedID = openedID + shards
+	// shardMapsID is the first of the maps that lead to the parts of a set.
+	shardMapsID = closedID + shards
+	familyIDs   = 1000
 )
 
 // installed is a policy as it is in the kernel.
@@ -137,10 +141,11 @@ func (n *Network) replace(x *change, sandbox netip.Addr, old, in *installed) {
 		is = &installed{}
 	}
 	for _, f := range n.families() {
-		x.remove(named(n.openedSet(f)), f.pairElements(sandbox, minus(was.opened, is.opened)))
-		x.remove(named(n.closedSet(f)), f.pairElements(sandbox, minus(was.closed, is.closed)))
-		x.add(named(n.openedSet(f)), f.pairElements(sandbox, minus(is.opened, was.opened)))
-		x.add(named(n.closedSet(f)), f.pairElements(sandbox, minus(is.closed, was.closed)))
+		opened, closed := named(n.openedSet(f, shardOf(sandbox))), named(n.closedSet(f, shardOf(sandbox)))
+		x.remove(opened, f.pairElements(sandbox, minus(was.opened, is.opened)))
+		x.remove(closed, f.pairElements(sandbox, minus(was.closed, is.closed)))
+		x.add(opened, f.pairElements(sandbox, minus(is.opened, was.opened)))
+		x.add(closed, f.pairElements(sandbox, minus(is.closed, was.closed)))
 	}
 	x.flag(named(n.permissiveSet()), sandbox, was.permissive, is.permissive)
 	x.flag(named(n.inspectSet()), sandbox, was.inspected, is.inspected)
@@ -284,16 +289,15 @@ func (n *Network) isNear(a netip.Addr) bool {
 // installPolicies fills the sets of a new table.
 func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Policy) error {
 	n.policies = make(map[netip.Addr]*installed, len(policies))
-	x := &change{c: c}
-	families := n.families()
-	opened, closed := make([][]nftables.SetElement, len(families)), make([][]nftables.SetElement, len(families))
 	var police, permissive, inspect []nftables.SetElement
+	var of [shards][]netip.Addr
 	for _, sandbox := range slices.SortedFunc(maps.Keys(policies), netip.Addr.Compare) {
 		in, err := n.compile(policies[sandbox])
 		if err != nil {
 			return err
 		}
 		n.policies[sandbox] = in
+		of[shardOf(sandbox)] = append(of[shardOf(sandbox)], sandbox)
 		self := nftables.SetElement{Key: sandbox.AsSlice()}
 		police = append(police, self)
 		if in.permissive {
@@ -302,14 +306,18 @@ func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Pol
 		if in.inspected {
 			inspect = append(inspect, self)
 		}
-		for i, f := range families {
-			opened[i] = append(opened[i], f.pairElements(sandbox, in.opened)...)
-			closed[i] = append(closed[i], f.pairElements(sandbox, in.closed)...)
-		}
 	}
-	for i, f := range families {
-		x.add(n.openedSet(f), opened[i])
-		x.add(n.closedSet(f), closed[i])
+	x := &change{c: c}
+	for _, f := range n.families() {
+		for shard, sandboxes := range of {
+			var opened, closed []nftables.SetElement
+			for _, sandbox := range sandboxes {
+				opened = append(opened, f.pairElements(sandbox, n.policies[sandbox].opened)...)
+				closed = append(closed, f.pairElements(sandbox, n.policies[sandbox].closed)...)
+			}
+			x.add(n.openedSet(f, shard), opened)
+			x.add(n.closedSet(f, shard), closed)
+		}
 	}
 	x.add(n.permissiveSet(), permissive)
 	x.add(n.inspectSet(), inspect)

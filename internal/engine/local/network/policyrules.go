@@ -2,6 +2,7 @@ package network
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/google/nftables"
@@ -32,8 +33,8 @@ const (
 //	set policed { type ipv4_addr; }      # sandboxes with a policy
 //	set permissive { type ipv4_addr; }   # of those, allowed by default
 //	set inspect { type ipv4_addr; }      # of those, all TCP to the proxy
-//	set opened { type sandbox . address; flags interval; }
-//	set closed { type sandbox . address; flags interval; }
+//	set opened-0 { type sandbox . address; flags interval; }   # in parts 0 to 15
+//	set closed-0 { type sandbox . address; flags interval; }
 //	set learned { type ipv4_addr . ipv4_addr; flags timeout; }
 //	set datagrams { type ipv4_addr . ipv4_addr; flags timeout; }   # of those, over UDP
 //	set talkative { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
@@ -49,13 +50,19 @@ const (
 //		meta l4proto { tcp, udp } th dport 853 goto refuse
 //		meta l4proto udp ip saddr . ip daddr @datagrams udp dport != { 443, 53, 5353 } accept
 //		meta l4proto tcp ip saddr @inspect goto refuse
-//		ip saddr . ip daddr @closed goto refuse
-//		meta l4proto { tcp, udp } ip saddr . ip daddr @opened accept
+//		ip saddr & 0.0.0.15 vmap @policed-closed     # jump policed-closed-N
+//		meta l4proto { tcp, udp } ip saddr & 0.0.0.15 vmap @policed-opened
 //		ip saddr != @permissive goto refuse
 //		ip saddr @inspect meta l4proto udp udp dport { 443, 53, 5353 } goto refuse
 //		ip daddr @allowed accept
 //		ip daddr @denied goto refuse
 //		accept
+//	}
+//	chain policed-closed-0 {
+//		ip saddr . ip daddr @closed-0 goto refuse
+//	}
+//	chain policed-opened-0 {
+//		ip saddr . ip daddr @opened-0 accept
 //	}
 //	chain divert {
 //		type nat hook prerouting priority dstnat;
@@ -64,12 +71,12 @@ const (
 //	chain proxied {
 //		ip daddr 10.213.0.0/20 return
 //		tcp dport 853 return
-//		tcp dport 53 ip saddr @inspect ip saddr . ip daddr @opened dnat ip to GATEWAY:PORT
+//		tcp dport 53 ip saddr @inspect ip saddr & 0.0.0.15 vmap @proxied-opened
 //		tcp dport 53 return
 //		ip saddr . ip daddr @learned dnat ip to GATEWAY:PORT
 //		ip saddr != @inspect return
-//		ip saddr . ip daddr @closed return
-//		ip saddr . ip daddr @opened dnat ip to GATEWAY:PORT
+//		ip saddr & 0.0.0.15 vmap @proxied-closed     # accept, which leaves it as it is
+//		ip saddr & 0.0.0.15 vmap @proxied-opened     # dnat ip to GATEWAY:PORT
 //		ip saddr != @permissive return
 //		ip daddr @allowed dnat ip to GATEWAY:PORT
 //		ip daddr @denied return
@@ -91,8 +98,9 @@ const (
 func (t *table) policedChain(n *Network, f *family, refuse *nftables.Chain) *nftables.Chain {
 	policed := t.chain("policed" + f.suffix)
 	var (
-		isInspected = f.selfIn(n.inspectSet(), true)
-		isOpened    = f.pairIn(n.openedSet(f))
+		isInspected    = f.selfIn(n.inspectSet(), true)
+		refuseClosed   = t.ifInShard(f, policed.Name+"-closed", n.closedSet, goTo(refuse))
+		acceptIfOpened = t.ifInShard(f, policed.Name+"-opened", n.openedSet, accept())
 	)
 	t.rule(policed, t.out(), goTo(refuse))
 	t.rule(policed, f.inSubnet(f.destination), goTo(refuse))
@@ -100,9 +108,9 @@ func (t *table) policedChain(n *Network, f *family, refuse *nftables.Chain) *nft
 	t.rule(policed, port(unix.IPPROTO_UDP, dotPort), goTo(refuse))
 	t.rule(policed, f.pairIn(n.datagramsSet(f)), notPort(unix.IPPROTO_UDP, quicPort, dnsPort, mdnsPort), accept())
 	t.rule(policed, protocol(unix.IPPROTO_TCP), isInspected, goTo(refuse))
-	t.rule(policed, f.pairIn(n.closedSet(f)), goTo(refuse))
-	t.rule(policed, protocol(unix.IPPROTO_TCP), isOpened, accept())
-	t.rule(policed, protocol(unix.IPPROTO_UDP), isOpened, accept())
+	t.rule(policed, refuseClosed)
+	t.rule(policed, protocol(unix.IPPROTO_TCP), acceptIfOpened)
+	t.rule(policed, protocol(unix.IPPROTO_UDP), acceptIfOpened)
 	t.rule(policed, f.selfIn(n.permissiveSet(), false), goTo(refuse))
 	for _, p := range []uint16{quicPort, dnsPort, mdnsPort} {
 		t.rule(policed, isInspected, port(unix.IPPROTO_UDP, p), goTo(refuse))
@@ -145,17 +153,18 @@ func (t *table) divertChains(n *Network) {
 func (t *table) proxiedChain(n *Network, f *family) *nftables.Chain {
 	proxied := t.chain("proxied" + f.suffix)
 	var (
-		toProxy  = f.dnat(n.proxyPort)
-		isOpened = f.pairIn(n.openedSet(f))
+		toProxy         = f.dnat(n.proxyPort)
+		leaveClosed     = t.ifInShard(f, proxied.Name+"-closed", n.closedSet, accept())
+		toProxyIfOpened = t.ifInShard(f, proxied.Name+"-opened", n.openedSet, toProxy)
 	)
 	t.rule(proxied, f.inSubnet(f.destination), back())
 	t.rule(proxied, port(unix.IPPROTO_TCP, dotPort), back())
-	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), f.selfIn(n.inspectSet(), true), isOpened, toProxy)
+	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), f.selfIn(n.inspectSet(), true), toProxyIfOpened)
 	t.rule(proxied, port(unix.IPPROTO_TCP, dnsPort), back())
 	t.rule(proxied, f.pairIn(n.learnedSet(f)), toProxy)
 	t.rule(proxied, f.selfIn(n.inspectSet(), false), back())
-	t.rule(proxied, f.pairIn(n.closedSet(f)), back())
-	t.rule(proxied, isOpened, toProxy)
+	t.rule(proxied, leaveClosed)
+	t.rule(proxied, toProxyIfOpened)
 	t.rule(proxied, f.selfIn(n.permissiveSet(), false), back())
 	t.rule(proxied, f.destinationIn(n.allowedSet(f)), toProxy)
 	for _, set := range n.shutSets(f) {
@@ -163,6 +172,31 @@ func (t *table) proxiedChain(n *Network, f *family) *nftables.Chain {
 	}
 	t.rule(proxied, toProxy)
 	return proxied
+}
+
+// ifInShard is the end of a rule that looks a packet up in its sandbox's part of a
+// set, and does what then says if it is there. It makes a chain for each part, and
+// a map from the last bits of a sandbox's address to them.
+func (t *table) ifInShard(f *family, name string, set func(*family, int) *nftables.Set, then []expr.Any) []expr.Any {
+	nibble := nftables.TypeInteger
+	nibble.Bytes = 1
+	t.maps++
+	toChain := &nftables.Set{Table: t.Table, Name: name, ID: shardMapsID + t.maps + f.ids, IsMap: true,
+		KeyType: nibble, DataType: nftables.TypeVerdict}
+	var elements []nftables.SetElement
+	for shard := range shards {
+		chain := t.chain(fmt.Sprintf("%s-%d", name, shard))
+		t.rule(chain, f.pairIn(set(f, shard)), then)
+		elements = append(elements, nftables.SetElement{
+			Key: []byte{byte(shard)}, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name},
+		})
+	}
+	if err := t.c.AddSet(toChain, elements); err != nil && t.err == nil {
+		t.err = fmt.Errorf("making the map %s: %w", name, err)
+	}
+	return append(f.load(f.self+selfSize-1, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{shards - 1}, Xor: []byte{0}},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: toChain.Name, SetID: toChain.ID})
 }
 
 func goTo(to *nftables.Chain) []expr.Any {
