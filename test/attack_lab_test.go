@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -70,13 +71,15 @@ type world struct {
 	gateway, gateway6 netip.Addr
 	seen              bytes.Buffer
 	queries           map[string]int
+	// root vouches for the servers that the host must believe.
+	root []byte
 }
 
 // worldAddresses are the world's; documentation ranges stand for public ones.
 var worldAddresses = []string{
-	"203.0.113.10/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.53/24", "203.0.113.66/24",
+	"203.0.113.10/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.13/24", "203.0.113.53/24", "203.0.113.66/24",
 	"10.99.0.1/32", "169.254.169.254/32", "100.100.100.200/32",
-	"2001:db8:1::2/64", "2001:db8:113::10/128", "2001:db8:113::11/128", "2001:db8:113::12/128", "2001:db8:113::66/128",
+	"2001:db8:1::2/64", "2001:db8:113::10/128", "2001:db8:113::11/128", "2001:db8:113::12/128", "2001:db8:113::13/128", "2001:db8:113::66/128",
 	"fd99::1/128", "fd00:ec2::254/128", "2002:cb00:7142::1/128", "2001:0:cb00:7142::1/128",
 }
 
@@ -202,13 +205,20 @@ func (w *world) witness(t *testing.T) error {
 	return nil
 }
 
-var marks int
+var marks atomic.Int64
 
-// saw reports whether the token arrived, once all that was sent before has.
-func (w *world) saw(t *testing.T, token string) bool {
+// now is a place in what the witness has seen.
+func (w *world) now() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen.Len()
+}
+
+// saw reports whether the token arrived since a place, once all that was sent
+// before has.
+func (w *world) saw(t *testing.T, token string, since int) bool {
 	t.Helper()
-	marks++
-	mark := fmt.Sprintf("mark-%d-end", marks)
+	mark := fmt.Sprintf("mark-%d-end", marks.Add(1))
 	c, err := net.Dial("udp", "203.0.113.66:9")
 	if err != nil {
 		t.Fatal(err)
@@ -217,13 +227,10 @@ func (w *world) saw(t *testing.T, token string) bool {
 	io.WriteString(c, mark)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
-		all := bytes.ToLower(w.seen.Bytes())
+		all := bytes.ToLower(w.seen.Bytes()[since:])
+		w.mu.Unlock()
 		marked := bytes.Contains(all, []byte(mark))
 		found := bytes.Contains(all, []byte(token))
-		if marked {
-			w.seen.Reset()
-		}
-		w.mu.Unlock()
 		if marked {
 			return found
 		}
@@ -272,7 +279,7 @@ func (w *world) serve(t *testing.T) error {
 		})
 	}
 	for _, port := range []string{"7001", "443", "853"} {
-		for _, host := range []string{"203.0.113.10", "203.0.113.66", "2001:db8:113::10", "2001:db8:113::66", "2001:db8:1::2"} {
+		for _, host := range []string{"203.0.113.10", "203.0.113.13", "203.0.113.66", "2001:db8:113::10", "2001:db8:113::13", "2001:db8:113::66", "2001:db8:1::2"} {
 			c, err := net.ListenPacket("udp", net.JoinHostPort(host, port))
 			if err != nil {
 				return err
@@ -281,7 +288,51 @@ func (w *world) serve(t *testing.T) error {
 			go echo(c)
 		}
 	}
-	return w.resolve(t)
+	return errors.Join(w.serveRuled(t), w.resolve(t))
+}
+
+// serveRuled starts the servers of ruled.example, to which the host itself speaks
+// TLS. They tell the witness what arrives: one takes anything for a request, the
+// other speaks HTTP/2.
+func (w *world) serveRuled(t *testing.T) error {
+	cert, root := certifiedFor(t, "ruled.example")
+	w.root = root
+	l, err := net.Listen("tcp", ":9443")
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { l.Close() })
+	go acceptAll(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}}), func(c net.Conn) {
+		b := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			w.note(b[:n])
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome")
+		}
+	})
+	l2, err := net.Listen("tcp", ":9444")
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{ErrorLog: quiet, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			w.note(fmt.Append(nil, r.Method, r.Host, r.RequestURI, r.Header, r.Trailer, string(body)))
+			io.WriteString(rw, "welcome")
+		})}
+	go srv.ServeTLS(l2, "", "")
+	t.Cleanup(func() { srv.Close() })
+	return nil
+}
+
+// note tells the witness what arrived in a way that it cannot read.
+func (w *world) note(b []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen.Write(append(b, '\n'))
 }
 
 func acceptAll(l net.Listener, f func(net.Conn)) {
@@ -335,6 +386,7 @@ func (w *world) resolve(t *testing.T) error {
 // here is the allowed server, everything else the evil one.
 var zone = map[string]string{
 	"allowed.example":            "A 203.0.113.10",
+	"ruled.example":              "A 203.0.113.13",
 	"other.wild.example":         "A 203.0.113.12",
 	"private.wild.example":       "A 10.99.0.1",
 	"metadata.wild.example":      "A 169.254.169.254",

@@ -25,7 +25,7 @@ def gateway():
     return socket.inet_ntoa(struct.pack("<L", int(next(f[2] for f in routes if f[1] == "00000000"), 16)))
 
 
-ALLOWED, EVIL = "allowed.example", "evil.example"
+ALLOWED, EVIL, RULED = "allowed.example", "evil.example", "ruled.example"
 EVIL_IP, ALLOWED_IP = place("203.0.113.66", "2001:db8:113::66"), place("203.0.113.10", "2001:db8:113::10")
 UNASKED, NEIGHBOUR = place("203.0.113.11", "2001:db8:113::11"), place("203.0.113.12", "2001:db8:113::12")
 HOST_IP = place("203.0.113.1", "2001:db8:1::1")
@@ -193,6 +193,18 @@ def sni_one_byte_segments(): return tls(lookup(ALLOWED), [denied_name()], step=1
 def sni_small_records(): return tls(lookup(ALLOWED), [denied_name()], record=7)
 def sni_two_names(): return tls(lookup(ALLOWED), [ALLOWED, denied_name()])
 def sni_upper_suffix(): return tls(lookup(ALLOWED), [denied_name().upper() + "."])
+def sni_nul(): return tls(lookup(ALLOWED), [ALLOWED + "\0." + denied_name()])
+def sni_space(): return tls(lookup(ALLOWED), [ALLOWED + " " + denied_name()])
+def sni_empty(): return tls(lookup(ALLOWED), [""])
+def sni_address(): return tls(lookup(ALLOWED), [place(EVIL_IP, f"[{EVIL_IP}]")])
+def hello_raw(data):
+    """What begins like TLS and is something else, with the token behind it."""
+    return bool(tcp(lookup(ALLOWED), 8443, data + TOKEN.encode())) and False
+def hello_empty_record(): return hello_raw(b"\x16\3\1\0\0")
+def hello_long_record(): return hello_raw(b"\x16\3\1\xff\xff")
+def hello_other_message(): return hello_raw(b"\x16\3\1\0\4\2\0\0\0")
+def hello_long_message(): return hello_raw(b"\x16\3\1\0\4\1\xff\xff\xff")
+def hello_other_record(): return hello_raw(hello([ALLOWED], record=7)[:12] + b"\x17\3\3\0\1\0")
 def sni_encrypted_hello(): return tls(lookup(ALLOWED), [denied_name()], encrypted=True)
 def sni_other_port(): return tls(lookup(ALLOWED), [denied_name()], port=8443)
 def sni_other_allowed_name():
@@ -220,6 +232,20 @@ def host_odd_method(): return at_allowed(http(EVIL, method="BREW"))
 def host_lower_version(): return at_allowed(http(EVIL, version="http/1.1"), 8080)
 def host_other_port(): return at_allowed(http(ALLOWED + ":22"))
 def host_ip(): return at_allowed(http(place(EVIL_IP, f"[{EVIL_IP}]")))
+def host_leading_line_feeds(): return at_allowed(b"\n\n" + http(EVIL))
+def host_all_line_feeds(): return at_allowed(http(EVIL).replace(b"\r\n", b"\n"))
+def host_bare_cr(): return at_allowed(http(ALLOWED, extra=f"X: y\rHost: {EVIL}\r\n"))
+def host_nul(): return at_allowed(http(ALLOWED, extra=f"X: y\0\r\nX: {TOKEN}\r\n"))
+def host_value_folded(): return at_allowed(http(f"\r\n {EVIL}"))
+def host_list(): return at_allowed(http(f"{ALLOWED}, {EVIL}"))
+def host_port_zero(): return at_allowed(http(ALLOWED + ":0"))
+def host_port_signed(): return at_allowed(http(ALLOWED + ":+80"))
+def host_two_spaces(): return at_allowed(http(ALLOWED, f" /{TOKEN}"))
+def host_odd_version(): return at_allowed(http(ALLOWED, version="HTTP/1.2"))
+def host_high_byte(): return at_allowed(http(ALLOWED, f"/\x80{TOKEN}"))
+def host_absolute_tls(): return at_allowed(http(ALLOWED, f"https://{ALLOWED}/{TOKEN}"))
+def host_empty_name(): return at_allowed(http(ALLOWED, extra=f": {EVIL}{TOKEN}\r\n"))
+def host_no_colon(): return at_allowed(http(ALLOWED, extra=f"{TOKEN}\r\n"))
 def connect_relay(): return at_allowed(http(EVIL + ":443", f"{EVIL}:443", "CONNECT"))
 def connect_relay_allowed_host(): return at_allowed(http(ALLOWED, f"{EVIL}:443", "CONNECT"))
 
@@ -253,11 +279,191 @@ def smuggle_odd_encoding(): return smuggle("Transfer-Encoding: xchunked\r\n", ht
 def smuggle_encoding_tab(): return smuggle("Transfer-Encoding:\x0bchunked\r\nContent-Length: 0\r\n", http(EVIL))
 def smuggle_bad_chunk(): return smuggle("Transfer-Encoding: chunked\r\n", b"0x0\r\n\r\n" + http(EVIL))
 def smuggle_chunk_end(): return smuggle("Transfer-Encoding: chunked\r\n", b"1\r\nZZZ\r\n0\r\n\r\n" + http(EVIL))
+def smuggle_same_lengths(): return smuggle("Content-Length: 0\r\nContent-Length: 0\r\n", http(EVIL))
+def smuggle_no_length(): return smuggle("Content-Length:\r\n", http(EVIL))
+def smuggle_minus_length(): return smuggle("Content-Length: -1\r\n", http(EVIL))
+def smuggle_two_encodings(): return smuggle("Transfer-Encoding: gzip, chunked\r\n", b"0\r\n\r\n" + http(EVIL))
+def smuggle_folded_encoding(): return smuggle("Content-Length: 5\r\nTransfer-Encoding:\r\n chunked\r\n", b"0\r\n\r\n" + http(EVIL))
+def smuggle_old_version():
+    return at_allowed(http(ALLOWED, "/first", "POST", "Transfer-Encoding: chunked\r\n", "HTTP/1.0") + b"0\r\n\r\n" + http(EVIL)) and False
+def smuggle_minus_chunk(): return smuggle("Transfer-Encoding: chunked\r\n", b"-1\r\n" + http(EVIL))
+def smuggle_huge_chunk(): return smuggle("Transfer-Encoding: chunked\r\n", b"fffffffffffffffff\r\n" + http(EVIL))
+def smuggle_chunk_line_feed(): return smuggle("Transfer-Encoding: chunked\r\n", b"0\n\n" + http(EVIL))
+def smuggle_chunk_cr(): return smuggle("Transfer-Encoding: chunked\r\n", b"0\r\r" + http(EVIL))
+def smuggle_chunk_extension(): return smuggle("Transfer-Encoding: chunked\r\n", b"0;x\n\r\n" + http(EVIL))
+def smuggle_bad_trailer(): return smuggle("Transfer-Encoding: chunked\r\n", b"0\r\nA " + TOKEN.encode() + b"\r\n\r\n")
+def smuggle_trailer_line_feed(): return smuggle("Transfer-Encoding: chunked\r\n", b"0\r\nA: b\n" + TOKEN.encode() + b": c\r\n\r\n")
 def smuggle_after_body(): return smuggle("Content-Length: 0\r\n", http(EVIL))
 def http2_prior_knowledge():
     block = b"\x82\x86" + b"\x04" + bytes([len(TOKEN) + 1]) + b"/" + TOKEN.encode() + b"\x01" + bytes([len(EVIL)]) + EVIL.encode()
     frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" + struct.pack(">I", len(block))[1:] + b"\1\5\0\0\0\1" + block
     return b"welcome" in tcp(lookup(ALLOWED), 8080, frames)
+
+# requests inside TLS, to a host whose rule lets GET and PUT beneath /ok/ pass
+
+def inside(data):
+    c = ssl.create_default_context()
+    c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+    c.set_alpn_protocols(["http/1.1"])
+    got = b""
+    with socket.create_connection((lookup(RULED), 9443), T) as raw, c.wrap_socket(raw, server_hostname=RULED) as s:
+        s.settimeout(T)
+        s.sendall(data)
+        try:
+            while more := s.recv(65536):
+                got += more
+                if b"POLICY" in got or b" 400 " in got or b" 421 " in got:
+                    break
+                s.settimeout(0.25)
+        except TimeoutError:
+            pass
+    return got
+
+
+def ruled(path="/ok/a", method="GET", extra="", host=RULED, version="HTTP/1.1", body=b"", before=b""):
+    """What gets through is for the witness to see."""
+    inside(before + http(host, path, method, extra, version) + body)
+    return False
+
+
+FORBIDDEN = f"POST /{TOKEN} HTTP/1.1\r\nHost: {RULED}\r\n\r\n".encode()
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+
+def rule_method(): return ruled("/ok/" + TOKEN, "POST")
+def rule_method_lower(): return ruled("/ok/" + TOKEN, "get")
+def rule_path(): return ruled("/" + TOKEN)
+def rule_path_dots(): return ruled("/ok/../" + TOKEN)
+def rule_path_encoded_dots(): return ruled("/ok/%2e%2e/" + TOKEN)
+def rule_path_encoded_slash(): return ruled("/ok/..%2f" + TOKEN)
+def rule_path_encoded_twice(): return ruled("/ok/%252e%252e/" + TOKEN)
+def rule_path_backslash(): return ruled("/ok/..\\" + TOKEN)
+def rule_path_parameter(): return ruled("/ok/..;/" + TOKEN)
+def rule_path_empty_segment(): return ruled("/ok//../" + TOKEN)
+def rule_path_nul(): return ruled("/ok/%00/../" + TOKEN)
+def rule_path_bad_escape(): return ruled("/ok/%zz" + TOKEN)
+def rule_path_upper(): return ruled("/OK/" + TOKEN)
+def rule_path_in_query(): return ruled(f"/?/ok/{TOKEN}")
+def rule_path_in_fragment(): return ruled(f"/{TOKEN}#/ok/")
+def rule_path_relative(): return ruled("ok/" + TOKEN)
+def rule_absolute(): return ruled(f"https://{RULED}:9443/{TOKEN}")
+def rule_absolute_clear(): return ruled(f"http://{RULED}:9443/ok/{TOKEN}")
+def rule_absolute_evil(): return ruled(f"https://{EVIL}/ok/{TOKEN}")
+def rule_host_evil(): return ruled("/ok/" + TOKEN, host=EVIL)
+def rule_host_other_port(): return ruled("/ok/" + TOKEN, host=RULED + ":1")
+def rule_host_ip(): return ruled("/ok/" + TOKEN, host=EVIL_IP)
+def rule_host_userinfo(): return ruled("/ok/" + TOKEN, host=f"{RULED}@{EVIL}")
+def rule_host_missing(): return inside(f"GET /ok/{TOKEN} HTTP/1.1\r\n\r\n".encode()) and False
+def rule_host_two(): return ruled("/ok/" + TOKEN, extra=f"Host: {EVIL}\r\n")
+def rule_host_bare_lf(): return ruled("/ok/" + TOKEN, extra=f"X: y\nHost: {EVIL}\r\n")
+def rule_host_bare_cr(): return ruled("/ok/" + TOKEN, extra=f"X: y\rHost: {EVIL}\r\n")
+def rule_host_folded(): return ruled("/ok/" + TOKEN, extra=f"X: y\r\n Host: {EVIL}\r\n")
+def rule_host_value_folded(): return ruled("/ok/" + TOKEN, host=f"\r\n {RULED}")
+def rule_host_space(): return inside(f"GET /ok/{TOKEN} HTTP/1.1\r\nHost : {RULED}\r\n\r\n".encode()) and False
+def rule_control_character(): return ruled("/ok/" + TOKEN, extra="X: a\x01b\r\n")
+def rule_leading_lines(): return ruled("/ok/" + TOKEN, before=b"\r\n\r\n")
+def rule_leading_line_feed(): return ruled("/ok/" + TOKEN, before=b"\n")
+def rule_leading_space(): return ruled("/ok/" + TOKEN, before=b" ")
+def rule_line_feeds(): return inside(http(RULED, "/ok/" + TOKEN).replace(b"\r\n", b"\n")) and False
+def rule_two_spaces(): return ruled(" /ok/" + TOKEN)
+def rule_odd_version(): return ruled("/ok/" + TOKEN, version="HTTP/1.2")
+def rule_no_version(): return inside(f"GET /ok/{TOKEN}\r\n\r\n".encode()) and False
+def rule_asterisk(): return ruled("*", extra=f"X: {TOKEN}\r\n")
+def rule_long_head(): return ruled("/ok/" + TOKEN, extra="X: " + "x" * 140000 + "\r\n")
+def rule_connect(): return ruled(f"{EVIL}:443", "CONNECT", f"X: {TOKEN}\r\n")
+def rule_pipelined(): return ruled(body=FORBIDDEN)
+def rule_upgrade_then(): return ruled(extra="Connection: Upgrade\r\nUpgrade: websocket\r\n", body=FORBIDDEN)
+def rule_upgrade_h2c_then(): return ruled(extra="Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n", body=FORBIDDEN)
+def rule_preface(): return inside(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + TOKEN.encode()) and False
+def rule_no_http(): return inside(b"\0" + TOKEN.encode()) and False
+def rule_both_lengths(): return ruled("/ok/a", "PUT", "Content-Length: 4\r\n" + CHUNKED, body=b"0\r\n\r\n" + FORBIDDEN)
+def rule_two_lengths(): return ruled("/ok/a", "PUT", f"Content-Length: 0\r\nContent-Length: {len(FORBIDDEN)}\r\n", body=FORBIDDEN)
+def rule_same_lengths(): return ruled("/ok/a", "PUT", "Content-Length: 0\r\n" * 2, body=FORBIDDEN)
+def rule_list_of_lengths(): return ruled("/ok/a", "PUT", "Content-Length: 0, 5\r\n", body=FORBIDDEN)
+def rule_signed_length(): return ruled("/ok/a", "PUT", "Content-Length: +0\r\n", body=FORBIDDEN)
+def rule_minus_length(): return ruled("/ok/a", "PUT", "Content-Length: -1\r\n", body=FORBIDDEN)
+def rule_no_length(): return ruled("/ok/a", "PUT", "Content-Length:\r\n", body=FORBIDDEN)
+def rule_odd_encoding(): return ruled("/ok/a", "PUT", "Transfer-Encoding: xchunked\r\n", body=b"0\r\n\r\n" + FORBIDDEN)
+def rule_two_encodings(): return ruled("/ok/a", "PUT", "Transfer-Encoding: gzip, chunked\r\n", body=b"0\r\n\r\n" + FORBIDDEN)
+def rule_folded_encoding(): return ruled("/ok/a", "PUT", "Content-Length: 5\r\nTransfer-Encoding:\r\n chunked\r\n", body=b"0\r\n\r\n" + FORBIDDEN)
+def rule_encoding_in_old(): return ruled("/ok/a", "PUT", CHUNKED, version="HTTP/1.0", body=b"0\r\n\r\n" + FORBIDDEN)
+def rule_bad_chunk(): return ruled("/ok/a", "PUT", CHUNKED, body=b"0x0\r\n\r\n" + FORBIDDEN)
+def rule_minus_chunk(): return ruled("/ok/a", "PUT", CHUNKED, body=b"-1\r\n" + FORBIDDEN)
+def rule_huge_chunk(): return ruled("/ok/a", "PUT", CHUNKED, body=b"fffffffffffffffff\r\n" + FORBIDDEN)
+def rule_chunk_end(): return ruled("/ok/a", "PUT", CHUNKED, body=b"1\r\nZZZ\r\n0\r\n\r\n" + FORBIDDEN)
+def rule_chunk_line_feed(): return ruled("/ok/a", "PUT", CHUNKED, body=b"0\n\n" + FORBIDDEN)
+def rule_chunk_cr(): return ruled("/ok/a", "PUT", CHUNKED, body=b"0\r\r" + FORBIDDEN)
+def rule_trailer_length(): return ruled("/ok/a", "PUT", CHUNKED, body=f"0\r\nContent-Length: 5{TOKEN}\r\n\r\n".encode())
+def rule_trailer_folded(): return ruled("/ok/a", "PUT", CHUNKED, body=f"0\r\nA: b\r\n {TOKEN}\r\n\r\n".encode())
+def rule_trailer_line_feed(): return ruled("/ok/a", "PUT", CHUNKED, body=f"0\r\nA: b\n{TOKEN}: c\r\n\r\n".encode())
+def rule_in_clear():
+    """The same port without TLS."""
+    return ok(tcp(lookup(RULED), 9443, http(RULED, "/" + TOKEN)))
+def rule_not_http(): return TOKEN.encode() in tcp(lookup(RULED), 7000, b"\0" + TOKEN.encode())
+def rule_udp(): return TOKEN.encode() in udp(lookup(RULED), 7001, TOKEN.encode())
+def rule_encrypted_hello():
+    return tls(lookup(RULED), [denied_name()], port=9443, encrypted=True)
+
+# the same over HTTP/2
+
+def h2_frame(kind, flags, stream, data): return struct.pack(">I", len(data))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + data
+def h2_text(s): return struct.pack("B", len(s)) + s.encode("latin-1")
+def h2_block(fields): return b"".join(b"\0" + h2_text(n) + h2_text(v) for n, v in fields)
+def h2_head(stream, fields, flags=5): return h2_frame(1, flags, stream, h2_block(fields))
+def h2_fields(path="/ok/a", method="GET", authority=RULED, scheme="https", more=()):
+    pseudo = [(":method", method), (":scheme", scheme), (":path", path), (":authority", authority)]
+    return [(n, v) for n, v in pseudo if v is not None] + list(more)
+
+
+def h2(*frames):
+    c = ssl.create_default_context()
+    c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+    c.set_alpn_protocols(["h2"])
+    with socket.create_connection((lookup(RULED), 9444), T) as raw, c.wrap_socket(raw, server_hostname=RULED) as s:
+        if s.selected_alpn_protocol() != "h2":
+            raise OSError("HTTP/2 is not offered")
+        s.settimeout(T)
+        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_frame(4, 0, 0, b"") + b"".join(frames))
+        # Once the server has seen a ping that comes last, it has seen the rest.
+        s.sendall(h2_frame(6, 0, 0, b"12345678"))
+        got, end = b"", time.time() + T
+        try:
+            while time.time() < end and (more := s.recv(65536)):
+                got += more
+                if h2_frame(6, 1, 0, b"12345678") in got:
+                    s.settimeout(0.15)
+        except TimeoutError:
+            pass
+    return False
+
+
+def h2_method(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, "POST")))
+def h2_path(): return h2(h2_head(1, h2_fields("/" + TOKEN)))
+def h2_path_dots(): return h2(h2_head(1, h2_fields("/ok/../" + TOKEN)))
+def h2_path_encoded_slash(): return h2(h2_head(1, h2_fields("/ok/..%2f" + TOKEN)))
+def h2_path_parameter(): return h2(h2_head(1, h2_fields("/ok/..;/" + TOKEN)))
+def h2_path_absolute(): return h2(h2_head(1, h2_fields(f"https://{EVIL}/ok/{TOKEN}")))
+def h2_path_relative(): return h2(h2_head(1, h2_fields("ok/" + TOKEN)))
+def h2_path_two(): return h2(h2_head(1, h2_fields(more=[(":path", "/" + TOKEN)])))
+def h2_path_late(): return h2(h2_head(1, h2_fields(path=None, more=[("x", "y"), (":path", "/" + TOKEN)])))
+def h2_authority_evil(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, authority=EVIL)))
+def h2_authority_port(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, authority=RULED + ":1")))
+def h2_authority_userinfo(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, authority=f"{RULED}@{EVIL}")))
+def h2_host_evil(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, more=[("host", EVIL)])))
+def h2_host_only(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, authority=None, more=[("host", EVIL)])))
+def h2_host_none(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, authority=None)))
+def h2_second_stream(): return h2(h2_head(1, h2_fields()), h2_head(3, h2_fields("/" + TOKEN)))
+def h2_line_break(): return h2(h2_head(1, h2_fields(more=[("x", f"y\r\nHost: {EVIL}{TOKEN}")])))
+def h2_line_break_in_path(): return h2(h2_head(1, h2_fields(f"/ok/a HTTP/1.1\r\nX: {TOKEN}")))
+def h2_line_break_in_method(): return h2(h2_head(1, h2_fields(method=f"GET /{TOKEN} HTTP/1.1\r\nX:")))
+def h2_upper_name(): return h2(h2_head(1, h2_fields(more=[("X-Upper", TOKEN)])))
+def h2_encoding(): return h2(h2_head(1, h2_fields("/ok/a", "PUT", more=[("transfer-encoding", "chunked")]), 4), h2_frame(0, 1, 1, b"0\r\n\r\n" + FORBIDDEN))
+def h2_connection(): return h2(h2_head(1, h2_fields("/ok/" + TOKEN, more=[("connection", "x")])))
+def h2_short_length(): return h2(h2_head(1, h2_fields("/ok/a", "PUT", more=[("content-length", "0")]), 4), h2_frame(0, 1, 1, FORBIDDEN))
+def h2_trailer_pseudo(): return h2(h2_head(1, h2_fields("/ok/a", "PUT"), 4), h2_head(1, [(":path", "/" + TOKEN)]))
+def h2_connect(): return h2(h2_head(1, [(":method", "CONNECT"), (":authority", EVIL + ":443"), ("x", TOKEN)]))
+def h2_connect_extended(): return h2(h2_head(1, h2_fields("/" + TOKEN, "CONNECT", more=[(":protocol", "websocket")])))
+def h2_push(): return h2(h2_head(1, h2_fields(), 4), h2_frame(5, 4, 1, struct.pack(">I", 2) + h2_block(h2_fields("/" + TOKEN))))
 
 # other protocols
 
@@ -494,6 +700,11 @@ def good_server_first():
             return False
         s.sendall(b"EHLO me\r\n")
         return b"EHLO me" in s.recv(100)
+def good_ruled(): return b"welcome" in inside(http(RULED, "/ok/a"))
+def good_ruled_body(): return b"welcome" in inside(http(RULED, "/ok/a", "PUT", "Transfer-Encoding: chunked\r\n") + b"5\r\nhello\r\n0\r\n\r\n")
+def good_ruled_h2():
+    h2(h2_head(1, h2_fields("/ok/" + TOKEN)))
+    return True
 def good_wild(): return ok(tcp(lookup("x.wild.example"), 80, http("x.wild.example")))
 def explained():
     """The refusal says what and why."""
