@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/paddock-sandbox/paddock/internal/config"
 	"github.com/paddock-sandbox/paddock/internal/engine/local"
 	"github.com/paddock-sandbox/paddock/internal/image"
@@ -47,7 +49,7 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 	if err != nil {
 		return nil, err
 	}
-	vaults, err := openVaults(cfg, &o, log)
+	vaults, interceptor, err := openVaults(cfg, &o, log)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +105,8 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),
 		Origins:    cfg.Server.CORSOrigins,
 		Version:    Version, Logger: log,
-		Ingress: ingress, H2C: cfg.Gateway.H2C,
+		Collectors: []prometheus.Collector{interceptor},
+		Ingress:    ingress, H2C: cfg.Gateway.H2C,
 		Limits: server.Limits{
 			Body: int64(cfg.Server.MaxBodyBytes), Header: int(cfg.Gateway.MaxHeaderBytes),
 			PerSandbox: cfg.Gateway.MaxConnections, RatePerSandbox: float64(cfg.Gateway.RequestsPerSecond),

@@ -15,20 +15,28 @@ import (
 
 // openVaults opens the credentials of sandboxes and the authority with which
 // they are put into requests, and tells the engine of both.
-func openVaults(cfg *config.Loaded, o *local.Options, log *slog.Logger) (*vault.Vaults, error) {
+func openVaults(cfg *config.Loaded, o *local.Options, log *slog.Logger) (*vault.Vaults, *intercept.Interceptor, error) {
 	vaults, err := vault.Open(cfg.Storage.DataDir, log)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	authority, err := intercept.OpenAuthority(filepath.Join(cfg.Storage.DataDir, "ca"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	o.Authority = authority.PEM()
-	if o.Interceptor, err = intercept.New(intercept.Options{Authority: authority, Vaults: vaults, Logger: log}); err != nil {
-		return nil, fmt.Errorf("starting the interceptor: %w", err)
+	io := intercept.Options{Authority: authority, Vaults: vaults, Logger: log}
+	if path := cfg.Egress.UpstreamCAFile; path != "" {
+		if io.Roots, err = intercept.LoadRoots(path); err != nil {
+			return nil, nil, fmt.Errorf("egress.upstream_ca_file: %w", err)
+		}
 	}
-	return vaults, nil
+	i, err := intercept.New(io)
+	if err != nil {
+		return nil, nil, fmt.Errorf("starting the interceptor: %w", err)
+	}
+	o.Interceptor = i
+	return vaults, i, nil
 }
 
 // dropOrphans removes the credentials of sandboxes that no record knows: a

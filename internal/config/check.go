@@ -39,6 +39,9 @@ func (l *loader) check() {
 			l.wrong("egress.deny_webhook", "", `want a URL such as "https://alerts.example.com/paddock"`)
 		}
 	}
+	if c.Egress.UpstreamCAFile != "" {
+		l.absolute("egress.upstream_ca_file", c.Egress.UpstreamCAFile)
+	}
 	l.oneOf("runtime.oci", c.Runtime.OCI, "crun", "runc")
 	if c.Runtime.Path != "" {
 		l.absolute("runtime.path", c.Runtime.Path)

@@ -200,6 +200,11 @@ type Egress struct {
 	// machines as well. For a server behind a proxy on another machine that
 	// has TLS; without one, the credentials can be read on the way.
 	CredentialsOverHTTP bool `toml:"credentials_over_http"`
+	// PEM file with further certificate authorities, beside those of the
+	// machine, by which destinations are verified whose connections are looked
+	// into. For services with certificates of an authority of one's own. It is
+	// read at start.
+	UpstreamCAFile string `toml:"upstream_ca_file"`
 }
 
 // Runtime is the [runtime] section.

@@ -27,7 +27,7 @@ type metrics struct {
 // minutes.
 var seconds = []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
 
-func newMetrics(m Manager, g *gateway.Gateway) *metrics {
+func newMetrics(m Manager, g *gateway.Gateway, more []prometheus.Collector) *metrics {
 	reg := prometheus.NewRegistry()
 	ms := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -45,6 +45,7 @@ func newMetrics(m Manager, g *gateway.Gateway) *metrics {
 	}
 	reg.MustRegister(ms.requests, ms.latency, ms.creates, ms.clients, &live{m, g},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(more...)
 	ms.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	return ms
 }

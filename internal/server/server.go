@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/paddock-sandbox/paddock/internal/gateway"
 	"github.com/paddock-sandbox/paddock/internal/image"
 	"github.com/paddock-sandbox/paddock/internal/policy"
@@ -73,6 +75,8 @@ type Options struct {
 	NoAuth bool
 	// OpenMetrics shows /metrics without the key.
 	OpenMetrics bool
+	// Collectors have further metrics.
+	Collectors []prometheus.Collector
 	// PublicHost is the host, or host and port, in the addresses of endpoints;
 	// the request's own Host when empty.
 	PublicHost string
@@ -188,7 +192,7 @@ func New(opts Options) (*Server, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	s.routes = s.table()
-	s.metrics = newMetrics(opts.Manager, s.gateway)
+	s.metrics = newMetrics(opts.Manager, s.gateway, opts.Collectors)
 	return s, nil
 }
 

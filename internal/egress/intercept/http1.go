@@ -73,7 +73,9 @@ func (s *session) serveHTTP1(conn net.Conn) {
 		_ = conn.SetReadDeadline(time.Time{})
 		var bad malformed
 		if errors.As(err, &bad) {
-			s.say(client, &refusal{400, codeMalformed, string(bad), -1}, "")
+			r := &refusal{400, codeMalformed, string(bad), -1}
+			s.refused(r)
+			s.say(client, r, "")
 			return
 		}
 		if err != nil {

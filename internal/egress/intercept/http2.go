@@ -61,7 +61,7 @@ func (t *tenant) hold(n int) bool { return t.held.Add(int64(n)) <= maxHeld }
 func (s *session) serveHTTP2(client, server net.Conn) {
 	t := s.i.enter(s.c.Sandbox)
 	if t == nil {
-		s.i.stats.refusedConns.Add(1)
+		s.i.stats.errors[errTooMany].Add(1)
 		s.i.o.Logger.Debug("a sandbox has as many inspected HTTP/2 connections as it may", "sandbox", s.c.Sandbox)
 		return
 	}
@@ -72,6 +72,7 @@ func (s *session) serveHTTP2(client, server net.Conn) {
 		o.Server, o.ServerWaits = batched{server, s.serverWire}, s.serverWire.onWait
 	}
 	if err := h2.Relay(s.ctx, o); err != nil {
+		s.i.stats.errors[errProtocol].Add(1)
 		s.i.o.Logger.Debug("an HTTP/2 connection ended early", "sandbox", s.c.Sandbox, "host", s.name, "error", err)
 	}
 }
@@ -86,7 +87,9 @@ type handler2 struct {
 
 // Lost implements h2.Handler.
 func (h *handler2) Lost(error) *h2.Refusal {
-	return h.s.refusal2(failure(errors.New("the connection was lost, or takes no more requests"), h.s.name))
+	r := failure(errors.New("the connection was lost, or takes no more requests"), h.s.name)
+	h.s.refused(r)
+	return h.s.refusal2(r)
 }
 
 // Request implements h2.Handler.

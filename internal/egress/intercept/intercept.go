@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
@@ -43,7 +42,7 @@ type Interceptor struct {
 	mu      sync.Mutex
 	tenants map[string]*tenant // those with open connections over HTTP/2
 
-	stats struct{ conns, refusedConns, requests, injected, refused, masked atomic.Int64 }
+	stats counters
 }
 
 var _ proxy.Interceptor = (*Interceptor)(nil)
@@ -71,6 +70,7 @@ func New(o Options) (*Interceptor, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	i := &Interceptor{o: o, tenants: map[string]*tenant{}}
+	i.stats.init()
 	// Records are as large as they may be: one that is sent in pieces has several
 	// times the cost.
 	i.client = tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
@@ -82,7 +82,11 @@ func New(o Options) (*Interceptor, error) {
 // Stats may be called at any time.
 func (i *Interceptor) Stats() Stats {
 	s := &i.stats
-	return Stats{s.conns.Load(), s.requests.Load(), s.injected.Load(), s.refused.Load(), s.masked.Load()}
+	refused := int64(0)
+	for _, n := range s.refused {
+		refused += n.Load()
+	}
+	return Stats{s.conns.Load(), s.requests.Load(), s.injected.Load(), refused, s.masked.Load()}
 }
 
 // Wants reports whether a credential of the sandbox may be meant for this name
@@ -102,6 +106,8 @@ func (i *Interceptor) active(sandbox string) *vault.Active {
 // Serve handles a connection until it ends.
 func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(context.Context) (net.Conn, error)) {
 	i.stats.conns.Add(1)
+	i.stats.open.Add(1)
+	defer i.stats.open.Add(-1)
 	defer c.Close()
 	s := &session{i: i, c: c, name: c.Name, ctx: ctx, dial: dial, scheme: "http", clientWire: &wire{Conn: c}}
 	defer s.hangUp()
@@ -187,8 +193,7 @@ func (s *session) serveTLS() {
 	}
 	client := tls.Server(s.clientWire, config)
 	if err := client.HandshakeContext(ctx); err != nil {
-		// The usual reason is a program that has a list of authorities of its
-		// own.
+		s.i.stats.errors[errHandshake].Add(1)
 		s.i.o.Logger.Debug("a TLS handshake with a sandbox failed", "sandbox", s.c.Sandbox, "host", s.name, "error", err)
 		return
 	}
@@ -342,7 +347,7 @@ func (s *session) injection(r *rules, method, target string) (*vault.Injection, 
 
 // refused reports a refusal to whoever listens.
 func (s *session) refused(r *refusal) {
-	s.i.stats.refused.Add(1)
+	s.i.stats.refused[r.code].Add(1)
 	if r.code != codePolicy && r.code != codeMisdirected {
 		return // not the policy's doing
 	}
