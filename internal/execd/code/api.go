@@ -40,6 +40,7 @@ type API struct {
 	grace time.Duration
 	// patience is serverWait, less in tests.
 	patience time.Duration
+	waits    kernelWaits
 	// large holds a token for each large request body that is being read.
 	large chan struct{}
 	// waited is set when the Jupyter server has been waited for.
@@ -53,6 +54,7 @@ func New(opts Options) *API {
 		contexts: registry{byID: make(map[string]*codeContext), defaults: make(map[string]*codeContext)},
 		grace:    interruptGrace,
 		patience: serverWait,
+		waits:    usualWaits,
 		large:    make(chan struct{}, maxLargeBodies),
 	}
 }

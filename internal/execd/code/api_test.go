@@ -239,6 +239,7 @@ func TestInterrupt(t *testing.T) {
 			if testing.Short() && (c.lang == "go" || c.lang == "java") {
 				t.Skip("takes its time")
 			}
+			t.Parallel()
 			s := newSandbox(t)
 			id := s.make(c.lang)
 			s.in(id, c.setup)

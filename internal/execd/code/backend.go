@@ -90,9 +90,9 @@ type choice struct {
 func (a *API) start(lang *language, c choice, dir string) (backend, error) {
 	switch {
 	case c.server != nil:
-		return startRemote(c.server, c.spec, lang, dir), nil
+		return startRemote(c.server, c.spec, lang, a.waits, dir), nil
 	case c.spec != nil:
-		return startKernel(a.opts, c.spec, dir)
+		return startKernel(a.opts, a.waits, c.spec, dir)
 	}
 	return startDriver(a.opts, lang, dir)
 }

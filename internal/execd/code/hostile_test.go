@@ -37,6 +37,7 @@ func TestHostileKernel(t *testing.T) {
 			t.Parallel()
 			s := newSandbox(t)
 			s.api.grace = 300 * time.Millisecond
+			s.api.waits = kernelWaits{idle: 500 * time.Millisecond, leave: 100 * time.Millisecond}
 			s.install("hostile", map[string]any{
 				"argv": []string{"python3", program, mode, "{connection_file}"}, "language": "none", "interrupt_mode": "message",
 			})

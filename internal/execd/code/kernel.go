@@ -33,6 +33,13 @@ const (
 	beatWait = time.Second
 )
 
+// kernelWaits are how long a kernel is waited for, less in tests.
+type kernelWaits struct {
+	idle, leave time.Duration
+}
+
+var usualWaits = kernelWaits{idle: idleWait, leave: leaveWait}
+
 // host is where a kernel lives. Its methods may be called in parallel.
 type host interface {
 	// title names the kernel in messages.
@@ -63,6 +70,7 @@ type host interface {
 // into the reports of drivers.
 type kernel struct {
 	host    host
+	waits   kernelWaits
 	session string
 	// cancel ends the wait for the kernel's start.
 	cancel context.CancelFunc
@@ -108,10 +116,11 @@ type execution struct {
 
 // newKernel returns the backend of a kernel that is being started. setup is code
 // that it runs first, empty for none.
-func newKernel(h host, setup string) *kernel {
+func newKernel(h host, waits kernelWaits, setup string) *kernel {
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	k := &kernel{
-		host: h, session: jupyter.NewID(), cancel: cancel,
+		host:  h,
+		waits: waits, session: jupyter.NewID(), cancel: cancel,
 		ready: make(chan struct{}), drained: make(chan struct{}), first: make(chan struct{}, 1), info: make(chan struct{}, 1),
 	}
 	go k.watch()
@@ -218,7 +227,7 @@ func (k *kernel) post(m *jupyter.Message) error {
 // lose ends a kernel that can't be spoken to any more. Most often it is about to
 // end by itself, and how is of interest.
 func (k *kernel) lose(err error) {
-	await(k, leaveWait)
+	await(k, k.waits.leave)
 	k.fail(err)
 }
 

@@ -37,7 +37,7 @@ type localKernel struct {
 }
 
 // startKernel starts a kernel. It does not wait until it is ready.
-func startKernel(o Options, spec *jupyter.Spec, dir string) (backend, error) {
+func startKernel(o Options, waits kernelWaits, spec *jupyter.Spec, dir string) (backend, error) {
 	l := &localKernel{spec: spec, over: make(chan struct{})}
 	remove, err := l.launch(o, dir)
 	if err != nil {
@@ -49,7 +49,7 @@ func startKernel(o Options, spec *jupyter.Spec, dir string) (backend, error) {
 		<-l.proc.Done()
 		remove()
 	}()
-	return newKernel(l, ""), nil
+	return newKernel(l, waits, ""), nil
 }
 
 // launch starts the process. remove deletes its files.

@@ -236,7 +236,7 @@ func (k *kernel) update(change func(*execution)) {
 	}
 	change(e)
 	if e.replied && !e.idle && e.quiet == nil {
-		e.quiet = time.AfterFunc(idleWait, func() { k.lost(e) })
+		e.quiet = time.AfterFunc(k.waits.idle, func() { k.lost(e) })
 	}
 	over := e.replied && e.idle
 	e.finished = over
@@ -251,7 +251,7 @@ func (k *kernel) waitLonger() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if e := k.exec; e != nil && e.quiet != nil && !e.finished {
-		e.quiet.Reset(idleWait)
+		e.quiet.Reset(k.waits.idle)
 	}
 }
 

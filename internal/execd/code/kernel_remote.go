@@ -130,12 +130,12 @@ type remoteKernel struct {
 }
 
 // startRemote starts a kernel on a server. It does not wait until it is ready.
-func startRemote(server *jupyter.Server, spec *jupyter.Spec, lang *language, dir string) backend {
+func startRemote(server *jupyter.Server, spec *jupyter.Spec, lang *language, waits kernelWaits, dir string) backend {
 	r := &remoteKernel{
 		server: server, spec: spec, over: make(chan struct{}),
 		path: strings.TrimPrefix(dir, "/") + "/paddock-" + newID(),
 	}
-	return newKernel(r, enter(spec, dir))
+	return newKernel(r, waits, enter(spec, dir))
 }
 
 // enter is code that changes a kernel's working directory, which its server has

@@ -5,9 +5,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	pngimage "image/png"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -68,7 +71,7 @@ func TestKernelState(t *testing.T) {
 
 // jupyterServer starts a Jupyter server and returns the variables with which an
 // image says where it is.
-func jupyterServer(t testing.TB, more ...string) map[string]string {
+func jupyterServer(t testing.TB) map[string]string {
 	t.Helper()
 	env := environment(t, "jupyter")
 	dir := t.TempDir()
@@ -91,8 +94,8 @@ func jupyterServer(t testing.TB, more ...string) map[string]string {
 	program := filepath.Join(env, "bin", "jupyter-server")
 	proc, err := table.Start(process.Spec{
 		Path: program,
-		Argv: append([]string{program, "--allow-root", "--no-browser", "--port=" + port, "--ServerApp.ip=127.0.0.1",
-			"--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--KernelRestarter.time_to_dead=0.3", "--ServerApp.root_dir=" + dir}, more...),
+		Argv: []string{program, "--allow-root", "--no-browser", "--port=" + port, "--ServerApp.ip=127.0.0.1",
+			"--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--KernelRestarter.time_to_dead=0.3", "--ServerApp.root_dir=" + dir},
 		Env:   []string{"HOME=" + dir, "PATH=" + filepath.Join(env, "bin") + ":" + searchPath, "LANG=C.UTF-8"},
 		Dir:   dir,
 		Files: []*os.File{null, log, log},
@@ -112,17 +115,34 @@ func jupyterServer(t testing.TB, more ...string) map[string]string {
 	return map[string]string{"JUPYTER_HOST": "http://127.0.0.1:" + port, "JUPYTER_PORT": port, "JUPYTER_TOKEN": "secret"}
 }
 
+// withoutProtocols returns the address of a server that does not hear which
+// WebSocket protocols are offered, as those before v1 did not.
+func withoutProtocols(t testing.TB, server string) string {
+	t.Helper()
+	to, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Header.Del("Sec-Websocket-Protocol")
+	}})
+	t.Cleanup(proxy.Close)
+	return proxy.URL
+}
+
 func TestKernelServer(t *testing.T) {
-	for name, args := range map[string][]string{
-		"v1":     nil,
-		"legacy": {"--GatewayWebSocketConnection.kernel_ws_protocol=", "--ZMQChannelsWebsocketConnection.kernel_ws_protocol="},
-	} {
+	if testing.Short() {
+		t.Skip("takes its time")
+	}
+	t.Parallel()
+	env := jupyterServer(t)
+	old := maps.Clone(env)
+	old["JUPYTER_HOST"] = withoutProtocols(t, env["JUPYTER_HOST"])
+	for name, env := range map[string]map[string]string{"v1": env, "legacy": old} {
 		t.Run(name, func(t *testing.T) {
-			if testing.Short() {
-				t.Skip("takes its time")
-			}
 			t.Parallel()
-			s := newSandboxEnv(t, searchPath, jupyterServer(t, args...))
+			s := newSandboxEnv(t, searchPath, env)
 			s.steps("python", []step{
 				{code: "print(1)", out: "1\n", err: "-", result: "-"},
 				{code: "get_ipython().__class__.__name__", result: "ZMQInteractiveShell"},

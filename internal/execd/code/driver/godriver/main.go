@@ -25,7 +25,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,6 +33,7 @@ import (
 const (
 	orderFD  = 3
 	reportFD = 4
+	haltFD   = 8
 	lastFD   = 9
 )
 
@@ -57,8 +57,9 @@ type driver struct {
 	declared map[string]chunk
 	order    []string
 	imports  map[string]chunk
-	live     atomic.Bool
-	stopped  atomic.Bool
+	// halts is what was read of the descriptor of that name and is no whole line.
+	halts   []byte
+	stopped bool
 }
 
 func main() {
@@ -67,15 +68,10 @@ func main() {
 		syscall.CloseOnExec(fd)
 	}
 	_ = os.Remove(filepath.Join(d.dir, "driver"))
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, os.Interrupt)
-	go func() {
-		for range interrupts {
-			if d.live.Load() {
-				d.stopped.Store(true)
-			}
-		}
-	}()
+	// It is for the program; the driver is told which run it is about. To ignore
+	// it would have the program ignore it, too.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	_ = syscall.SetNonblock(haltFD, true)
 	d.send(map[string]any{"t": "ready"})
 	orders := bufio.NewReader(os.NewFile(orderFD, "orders"))
 	for {
@@ -92,13 +88,35 @@ func main() {
 			return
 		}
 		d.count++
-		d.stopped.Store(false)
-		d.live.Store(true)
+		d.stopped = false
 		d.send(map[string]any{"t": "busy"})
 		end := d.execute(string(code))
-		d.live.Store(false)
 		end["count"] = d.count
 		d.send(end)
+	}
+}
+
+// halted reports whether the run that is under way was interrupted. What ends a
+// program says so here first. Interrupts of earlier runs are read as well: that
+// of a run may come when the next has begun.
+func (d *driver) halted() bool {
+	for buf := make([]byte, 512); ; {
+		n, err := syscall.Read(haltFD, buf)
+		if err == syscall.EINTR {
+			continue
+		}
+		if n <= 0 {
+			return d.stopped
+		}
+		d.halts = append(d.halts, buf[:n]...)
+		for {
+			line, rest, whole := bytes.Cut(d.halts, []byte("\n"))
+			if !whole {
+				break
+			}
+			d.stopped = d.stopped || string(line) == "stop "+strconv.Itoa(d.run)
+			d.halts = rest
+		}
 	}
 }
 
@@ -156,7 +174,7 @@ func (d *driver) execute(code string) map[string]any {
 	if err != nil && strings.Contains(output, "used as value") {
 		output, err = d.build(p, false)
 	}
-	if d.stopped.Load() {
+	if d.halted() {
 		return interrupted()
 	}
 	if err != nil {
@@ -469,7 +487,8 @@ func (d *driver) build(p program, value bool) (output string, err error) {
 	if err := os.WriteFile(file, []byte(p.text(value)), 0o600); err != nil {
 		return err.Error(), err
 	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(d.dir, "program"), file)
+	// Without tables for a debugger: writing them takes half of the linker's time.
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(d.dir, "program"), file)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err = cmd.Run()
@@ -509,7 +528,7 @@ func (d *driver) start() map[string]any {
 		_ = result.SetReadDeadline(time.Now())
 		text = <-shown
 	}
-	if d.stopped.Load() && err != nil {
+	if err != nil && d.halted() {
 		return interrupted()
 	}
 	if text != "" {
