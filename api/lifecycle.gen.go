@@ -79,7 +79,10 @@ type CreateSandboxRequest struct {
 
 	// Extensions Text that means something to clients, or to this server:
 	// `access.renew.extend.seconds` (300 to 86400) makes every request to
-	// a port extend the expiry to at least that far in the future. Those
+	// a port extend the expiry to at least that far in the future.
+	// `paddock.isolation` is the wall around the sandbox: `container`,
+	// or `gvisor`, a kernel in user space between the sandbox and the
+	// host's, which not every server has. Those
 	// that begin with `opensandbox.extensions.` are kept and shown with
 	// the sandbox; others are not kept.
 	Extensions map[string]string `json:"extensions,omitempty,omitzero"`
@@ -473,7 +476,9 @@ type Sandbox struct {
 	// ExpiresAt When it will be removed. Absent when it never expires.
 	ExpiresAt time.Time `json:"expiresAt,omitempty,omitzero"`
 
-	// Extensions The extensions of its create that begin with `opensandbox.extensions.`.
+	// Extensions The extensions of its create that begin with `opensandbox.extensions.`,
+	// and `paddock.isolation` when the create asked for one or the server
+	// has another default than `container`.
 	Extensions map[string]string `json:"extensions,omitempty,omitzero"`
 	ID         string            `json:"id"`
 	Image      ImageRef          `json:"image,omitempty,omitzero"`

@@ -13,6 +13,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/client"
 	"github.com/paddock-sandbox/paddock/internal/config"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
 // nameKey is the metadata key that --name sets.
@@ -25,6 +26,7 @@ type createFlags struct {
 	memory, cpu, platform  string
 	disk, gpus             string
 	name                   string
+	isolation              string
 	network                networkFlags
 	hooks                  hookFlags
 	pids                   int
@@ -43,6 +45,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.pids, "pids", 0, "limit of processes and threads")
 	fs.StringVar(&f.disk, "disk", "", `limit of what the sandbox writes to its own filesystem, such as "1Gi"`)
 	fs.StringVar(&f.gpus, "gpus", "", `number of GPUs, or "all"`)
+	fs.StringVar(&f.isolation, "isolation", "", `wall around the sandbox: "container", or "gvisor", a kernel of its own in user space`)
 	fs.StringArrayVar(&f.extensions, "extension", nil, "KEY=VALUE that means something to the server or to clients, such as access.renew.extend.seconds=3600")
 	f.network.register(cmd)
 	f.hooks.register(cmd)
@@ -96,6 +99,12 @@ func (f *createFlags) request(cmd *cobra.Command, a *app, image string) (client.
 		if r.Extensions, err = pairs(cmd, "extension", f.extensions); err != nil {
 			return r, err
 		}
+	}
+	if f.isolation != "" {
+		if r.Extensions == nil {
+			r.Extensions = map[string]string{}
+		}
+		r.Extensions[sandbox.ExtensionIsolation] = f.isolation
 	}
 	if err := f.network.request(cmd, a, &r); err != nil {
 		return r, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/paddock-sandbox/paddock/internal/config"
 	"github.com/paddock-sandbox/paddock/internal/engine/local"
+	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -54,6 +55,7 @@ func examine(ctx context.Context, cfg *config.Loaded, trial bool) []local.Check 
 	return local.Doctor(ctx, local.DoctorOptions{
 		DataDir: cfg.Storage.DataDir, RunDir: cfg.Storage.RunDir,
 		OCIRuntime: cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path, Subnet: subnet,
+		RunscPath: cfg.Runtime.Runsc, GVisorNeeded: cfg.Sandbox.DefaultIsolation == string(sandbox.IsolationGVisor),
 		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs, Trial: trial,
 	})
 }

@@ -98,11 +98,16 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 	if err != nil {
 		return nil, err
 	}
+	var isolation sandbox.Isolation // nobody's choice is not shown
+	if cfg.Sandbox.DefaultIsolation != string(sandbox.IsolationContainer) {
+		isolation = sandbox.Isolation(cfg.Sandbox.DefaultIsolation)
+	}
 	api, err := server.New(server.Options{
 		Manager: manager, Images: images, Vaults: vaults, PlainCredentials: cfg.Egress.CredentialsOverHTTP,
 		APIKey: key, NoAuth: cfg.Server.InsecureNoAuth,
 		PublicHost: cfg.Server.PublicHost,
 		MaxTimeout: time.Duration(cfg.Sandbox.MaxTimeout),
+		Isolation:  isolation,
 		Origins:    cfg.Server.CORSOrigins,
 		Version:    Version, Logger: log,
 		Collectors: []prometheus.Collector{interceptor},
@@ -159,7 +164,8 @@ func engineOptions(cfg *config.Loaded, images *image.Store, log *slog.Logger) (l
 		PoolSize: cfg.Pool.Size, PoolWorkers: cfg.Pool.RefillWorkers,
 		AllowedHostPaths: cfg.Storage.AllowedHostPaths,
 		OCIRuntime:       cfg.Runtime.OCI, OCIPath: cfg.Runtime.Path,
-		GPUKind: cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs,
+		RunscPath: cfg.Runtime.Runsc,
+		GPUKind:   cfg.GPU.Kind, CDIDirs: cfg.GPU.CDIDirs,
 		Defaults: sandbox.Limits{
 			MemoryBytes: int64(cfg.Sandbox.DefaultMemory),
 			PIDs:        int64(cfg.Sandbox.DefaultPIDs),

@@ -46,6 +46,10 @@ func (l *loader) check() {
 	if c.Runtime.Path != "" {
 		l.absolute("runtime.path", c.Runtime.Path)
 	}
+	if c.Runtime.Runsc != "" {
+		l.absolute("runtime.runsc", c.Runtime.Runsc)
+	}
+	l.oneOf("sandbox.default_isolation", c.Sandbox.DefaultIsolation, "container", "gvisor")
 	l.checkGPU(&c.GPU)
 }
 

@@ -86,6 +86,10 @@ type Sandbox struct {
 	DefaultMemory Size `toml:"default_memory"`
 	// Processes and threads of a sandbox that asks for no number.
 	DefaultPIDs int `toml:"default_pids"`
+	// Wall around a sandbox that asks for none: "container", or "gvisor", which
+	// puts a kernel in user space between the sandbox and the machine's and
+	// needs runsc.
+	DefaultIsolation string `toml:"default_isolation"`
 }
 
 // Pool is the [pool] section.
@@ -214,6 +218,10 @@ type Runtime struct {
 	OCI string `toml:"oci"`
 	// Path of the binary. Empty means that it is looked up in PATH.
 	Path string `toml:"path"`
+	// Path of runsc, for sandboxes behind gVisor. Empty means that it is looked
+	// up in PATH and beside paddock's own binary. Where there is none, such
+	// sandboxes are refused.
+	Runsc string `toml:"runsc"`
 }
 
 // GPU is the [gpu] section.
@@ -245,6 +253,8 @@ func Default() *Config {
 			DefaultCPU:      "1",
 			DefaultMemory:   2 << 30,
 			DefaultPIDs:     4096,
+
+			DefaultIsolation: "container",
 		},
 		Pool:  Pool{Size: 8, RefillWorkers: 2},
 		Image: Image{ResolveTimeout: Duration(10 * time.Second), MaxUnpackedBytes: 32 << 30, PlainHTTP: []string{}, Downloads: 4},

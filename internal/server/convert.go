@@ -22,7 +22,7 @@ func sandboxAnswer(s *sandbox.Sandbox) api.Sandbox {
 		Metadata:   s.Spec.Metadata,
 		Entrypoint: s.Entrypoint,
 		CreatedAt:  instant(s.CreatedAt),
-		Extensions: shownExtensions(s.Spec.Extensions),
+		Extensions: shownExtensions(&s.Spec),
 	}
 	if len(a.Metadata) == 0 {
 		a.Metadata = nil
@@ -51,16 +51,20 @@ func statusAnswer(s *sandbox.Status) api.Status {
 	return api.Status{State: string(s.State), Reason: s.Reason, Message: s.Message, LastTransitionAt: instant(s.LastTransitionAt)}
 }
 
-// shownExtensions are those that the contract returns.
-func shownExtensions(all map[string]string) map[string]string {
-	var shown map[string]string
-	for k, v := range all {
+// shownExtensions are those that the contract returns, and the isolation unless
+// nobody chose it; nil for none.
+func shownExtensions(spec *sandbox.Spec) map[string]string {
+	shown := make(map[string]string)
+	for k, v := range spec.Extensions {
 		if strings.HasPrefix(k, extensionKept) {
-			if shown == nil {
-				shown = make(map[string]string)
-			}
 			shown[k] = v
 		}
+	}
+	if spec.Isolation != "" {
+		shown[sandbox.ExtensionIsolation] = string(spec.Isolation)
+	}
+	if len(shown) == 0 {
+		return nil
 	}
 	return shown
 }

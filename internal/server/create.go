@@ -72,6 +72,7 @@ func decodeCreate(body *value, limit time.Duration) (*sandbox.Spec, error) {
 	spec.Metadata = d.metadata(body)
 	spec.Volumes = d.volumes(body)
 	spec.Extensions = d.extensions(body)
+	spec.Isolation = d.isolation(body)
 	spec.Lifecycle = d.lifecycle(body)
 	spec.NetworkPolicy = d.networkPolicy(d.object(body, "networkPolicy"))
 	spec.CredentialProxy = d.credentialProxy(body, spec.NetworkPolicy)
@@ -256,6 +257,20 @@ func (d *decoder) extensions(body *value) map[string]string {
 		return nil
 	}
 	return kept
+}
+
+// isolation is the wall that an extension asks for; empty without.
+func (d *decoder) isolation(body *value) sandbox.Isolation {
+	v := d.member(d.object(body, "extensions"), sandbox.ExtensionIsolation)
+	if v == nil || d.err != nil {
+		return ""
+	}
+	switch i := sandbox.Isolation(v.text); i {
+	case sandbox.IsolationContainer, sandbox.IsolationGVisor:
+		return i
+	}
+	d.refuse(`extensions["paddock.isolation"]`, `is %s; it must be "container" or "gvisor".`, quote(v.text))
+	return ""
 }
 
 // Bounds of access.renew.extend.seconds (behaviour.md 3.3).

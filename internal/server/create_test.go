@@ -180,6 +180,8 @@ var refusals = []struct {
 	{with(`"extensions":{"access.renew.extend.seconds":"86401"}`), sandbox.CodeInvalidParameter, nil},
 	{with(`"extensions":{"access.renew.extend.seconds":"+300"}`), sandbox.CodeInvalidParameter, nil},
 	{with(`"extensions":{"access.renew.extend.seconds":"3e2"}`), sandbox.CodeInvalidParameter, nil},
+	{with(`"extensions":{"paddock.isolation":"vm"}`), sandbox.CodeInvalidParameter, []string{`extensions["paddock.isolation"]`, `"vm"`, `"container" or "gvisor"`}},
+	{with(`"extensions":{"paddock.isolation":""}`), sandbox.CodeInvalidParameter, []string{`"container" or "gvisor"`}},
 	{with(`"extensions":{"bootstrap.execd.isolation":"enable"}`), sandbox.CodeNotSupported, []string{"bootstrap.execd.isolation"}},
 
 	{with(`"networkPolicy":[]`), sandbox.CodeInvalidParameter, []string{"networkPolicy must be an object"}},
@@ -502,6 +504,33 @@ func TestResourceForms(t *testing.T) {
 	for text, want := range map[string]string{"1": "1", "all": "all", "ALL": "all", "08": "8", "0": "", "": "", "-1": "", "1025": "", "some": ""} {
 		if got, problem := parseGPUs(text); got != want || (problem == "") != (want != "") {
 			t.Errorf("gpus %q = %q, %q; want %q", text, got, problem, want)
+		}
+	}
+}
+
+// The wall is what the extension says, else the server's default, and is shown
+// unless nobody chose it.
+func TestIsolation(t *testing.T) {
+	f := start(t)
+	for _, c := range []struct {
+		fallback sandbox.Isolation
+		body     string
+		want     sandbox.Isolation
+	}{
+		{"", `{"image":{"uri":"x"}}`, ""},
+		{"", `{"image":{"uri":"x"},"extensions":{"paddock.isolation":"container"}}`, sandbox.IsolationContainer},
+		{"", `{"image":{"uri":"x"},"extensions":{"paddock.isolation":"gvisor"}}`, sandbox.IsolationGVisor},
+		{sandbox.IsolationGVisor, `{"image":{"uri":"x"}}`, sandbox.IsolationGVisor},
+		{sandbox.IsolationGVisor, `{"image":{"uri":"x"},"extensions":{"paddock.isolation":"container"}}`, sandbox.IsolationContainer},
+	} {
+		f.s.opts.Isolation = c.fallback
+		a := f.call("POST", "/v1/sandboxes", c.body).is(202, "")
+		if got := f.m.creates[len(f.m.creates)-1].Spec.Isolation; got != c.want {
+			t.Errorf("%s with the default %q: isolation %q, want %q", c.body, c.fallback, got, c.want)
+		}
+		shown, _ := a.member("extensions").(map[string]any)
+		if got, _ := shown["paddock.isolation"].(string); got != string(c.want) {
+			t.Errorf("%s with the default %q: %s", c.body, c.fallback, a.body)
 		}
 	}
 }

@@ -35,6 +35,9 @@ func describe(s *sandbox.Sandbox) string {
 	if p := s.Spec.Platform; p != nil {
 		line("Platform", "%s/%s", p.OS, p.Arch)
 	}
+	if s.Spec.Isolation != "" {
+		line("Isolation", "%s", s.Spec.Isolation)
+	}
 	line("Entrypoint", "%s", shownArgs(s.Entrypoint))
 	line("Limits", "%s", shownLimits(&s.Spec.Limits))
 	at("Created", &s.CreatedAt)

@@ -35,6 +35,9 @@ func (s *Server) createSandbox(r *request) error {
 	if err != nil {
 		return err
 	}
+	if spec.Isolation == "" {
+		spec.Isolation = s.opts.Isolation
+	}
 	if spec.NetworkPolicy != nil && !s.manager.EnforcesPolicies() {
 		return invalid(sandbox.CodeNotSupported, "networkPolicy can't be enforced by this server's engine. Leave it out; the sandbox then reaches public addresses only.")
 	}

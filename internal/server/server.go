@@ -82,6 +82,8 @@ type Options struct {
 	PublicHost string
 	// MaxTimeout bounds the timeout of a create; 0 for no bound.
 	MaxTimeout time.Duration
+	// Isolation is that of a create which asks for none; empty for a container.
+	Isolation sandbox.Isolation
 	// Origins are those whose pages may call the API from a browser, "*" for
 	// any. None by default. Credentials that a browser sends by itself are
 	// never allowed; the API does not use them.

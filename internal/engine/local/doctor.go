@@ -47,6 +47,10 @@ type DoctorOptions struct {
 	Subnet              netip.Prefix
 	CDIDirs             []string
 	GPUKind             string
+	// RunscPath is as in Options. GVisorNeeded: sandboxes are behind gVisor unless
+	// they ask for something else.
+	RunscPath    string
+	GVisorNeeded bool
 	// Trial starts a shell, which takes some ten milliseconds.
 	Trial bool
 }
@@ -59,7 +63,7 @@ func Doctor(ctx context.Context, o DoctorOptions) []Check {
 	}
 	checks = append(checks, checkCgroups()...)
 	checks = append(checks, checkNetwork(ctx, o.Subnet)...)
-	return append(checks, checkDisks(), checkGPU(o), checkFiles(), checkPIDs())
+	return append(checks, checkGVisor(ctx, o), checkDisks(), checkGPU(o), checkFiles(), checkPIDs())
 }
 
 // need builds a required check.

@@ -34,7 +34,7 @@ func (s *shell) behindGVisor() bool { return s.kind == sandbox.IsolationGVisor }
 const remedyRunsc = "build it with `make runsc` and put bin/runsc into $PATH or beside paddock, or set runtime.runsc to its path"
 
 func (e *Engine) findGVisor() (*gvisor.Runtime, error) {
-	return gvisor.Find(e.opts.RunscPath, e.opts.RunscPlatform)
+	return gvisor.Find(e.opts.RunscPath)
 }
 
 // checkIsolation refuses a wall that this server can't build, and what can't be

@@ -50,10 +50,7 @@ type Options struct {
 	OCIPath    string
 	// RunscPath is gVisor's binary; empty means that it is looked for in $PATH
 	// and beside this program. Without it, sandboxes behind gVisor are refused.
-	// RunscPlatform is how the sentry catches system calls; empty means
-	// "systrap", which works on every machine.
-	RunscPath     string
-	RunscPlatform string
+	RunscPath string
 	// CDIDirs hold the specifications of GPUs; empty means /etc/cdi and
 	// /var/run/cdi. GPUKind is the vendor and class of those to hand out, such
 	// as "nvidia.com/gpu"; empty means the first found of NVIDIA's, AMD's and
@@ -103,9 +100,6 @@ func (o *Options) setDefaults() error {
 	case string(oci.Crun), string(oci.Runc):
 	default:
 		return fmt.Errorf("runtime.oci %q: only %q and %q are known", o.OCIRuntime, oci.Crun, oci.Runc)
-	}
-	if o.RunscPlatform == "" {
-		o.RunscPlatform = "systrap"
 	}
 	if o.Defaults.PIDs == 0 {
 		o.Defaults.PIDs = 4096

@@ -30,7 +30,7 @@ const container = "sb"
 var ErrMissing = errors.New("runsc was not found")
 
 // Runtime starts sandboxes with runsc. Its methods may be called in parallel.
-type Runtime struct{ path, platform string }
+type Runtime struct{ path string }
 
 // Start is one sandbox to be started.
 type Start struct {
@@ -53,7 +53,7 @@ type Start struct {
 
 // Find looks for runsc: at path or, when that is empty, in $PATH and beside this
 // program. ErrMissing is wrapped when there is none.
-func Find(path, platform string) (*Runtime, error) {
+func Find(path string) (*Runtime, error) {
 	names := []string{path}
 	if path == "" {
 		names = []string{"runsc"}
@@ -63,7 +63,7 @@ func Find(path, platform string) (*Runtime, error) {
 	}
 	for _, name := range names {
 		if found, err := exec.LookPath(name); err == nil {
-			return &Runtime{path: found, platform: platform}, nil
+			return &Runtime{path: found}, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: %s", ErrMissing, strings.Join(names, ", "))
@@ -165,7 +165,8 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start, key, tell *os.File)
 	return nil
 }
 
-// args leave cgroups to the caller, and all data in the root filesystem that the
+// args choose the platform that works on every machine, virtual ones included;
+// kvm would need a device that no sandbox's cgroup grants. They leave cgroups to the caller, and all data in the root filesystem that the
 // caller made. The gofer opens files for the sentry, which has no way to any by
 // itself (directfs), and neither connects to sockets or opens named pipes of the
 // host's.
@@ -173,7 +174,7 @@ func (r *Runtime) args(s *Start, files []*os.File) []string {
 	args := []string{
 		"--root", filepath.Join(s.Bundle, "runsc"), "--log", filepath.Join(s.Bundle, "runtime.log"),
 		"--panic-log", filepath.Join(s.Bundle, "panic.log"),
-		"--platform", r.platform, "--ignore-cgroups", "--network=sandbox", "--gofer-network-namespace=new",
+		"--platform=systrap", "--ignore-cgroups", "--network=sandbox", "--gofer-network-namespace=new",
 		"--overlay2=none", "--directfs=false", "--host-uds=none", "--host-fifo=none", "--host-settings=ignore",
 		"--file-access=exclusive", "--file-access-mounts=exclusive",
 		"run", "--detach", "--bundle", s.Bundle, "--pid-file", filepath.Join(s.Bundle, "pid"),
