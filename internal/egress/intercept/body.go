@@ -11,7 +11,10 @@ import (
 )
 
 const (
-	copySize = 32 << 10
+	// recordSize is what a record of TLS holds at most (RFC 8446, 5.1), and
+	// copySize what is passed on at a time when there is as much; in bytes.
+	recordSize = 16 << 10
+	copySize   = 4 * recordSize
 	// maxChunkLine bounds the line before a chunk, and maxTrailer what follows
 	// the last, in bytes.
 	maxChunkLine = 4 << 10
@@ -158,24 +161,41 @@ func (s *sink) end(trailer []field) error {
 }
 
 // stream copies a body that comes from a side, and replaces in it if there is a
-// replacer. What was written is flushed whenever the side would wait.
+// replacer. As much as there is goes on at once, and whenever the side would
+// wait.
 func stream(to *sink, from io.Reader, r *replacer, side *side) error {
-	side.wire.wait = to.w.Flush
-	defer func() { side.wire.wait = nil }()
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
-	for {
-		n, err := from.Read(buf[:])
-		b := buf[:n]
+	start, end := 0, 0
+	pass := func(last bool) error {
+		b := buf[start:end]
+		start = end
 		if r != nil {
-			b = r.replace(b, err != nil)
+			b = r.replace(b, last)
 		}
-		if len(b) > 0 {
-			if _, werr := to.Write(b); werr != nil {
-				return werr
-			}
+		if len(b) == 0 {
+			return nil
 		}
-		if errors.Is(err, io.EOF) {
+		_, err := to.Write(b)
+		return err
+	}
+	side.wire.wait = func() error {
+		if err := pass(false); err != nil {
+			return err
+		}
+		return to.w.Flush()
+	}
+	defer func() { side.wire.wait = nil }()
+	for {
+		n, err := from.Read(buf[end:])
+		end += n
+		if err == nil && len(buf)-end >= recordSize {
+			continue
+		}
+		if werr := pass(err != nil); werr != nil {
+			return werr
+		}
+		if start, end = 0, 0; errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -29,7 +29,7 @@ type wire struct {
 	held *[]byte // what is written while a batch is open; nil otherwise
 }
 
-var batches = sync.Pool{New: func() any { b := make([]byte, 0, 40<<10); return &b }}
+var batches = sync.Pool{New: func() any { b := make([]byte, 0, 72<<10); return &b }}
 
 // Read implements net.Conn.
 func (w *wire) Read(b []byte) (int, error) {
