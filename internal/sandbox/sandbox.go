@@ -106,25 +106,25 @@ type Sandbox struct {
 	Revision int64 `json:"revision"`
 }
 
-// Clone returns a deep copy.
+// Clone returns a deep copy, but for what Spec.Clone shares.
 func (s *Sandbox) Clone() *Sandbox {
 	c := *s
 	c.Spec = s.Spec.Clone()
 	c.Entrypoint = slices.Clone(s.Entrypoint)
 	c.CreatedVolumes = slices.Clone(s.CreatedVolumes)
-	if s.ExpiresAt != nil {
-		t := *s.ExpiresAt
-		c.ExpiresAt = &t
-	}
-	if s.StartedAt != nil {
-		t := *s.StartedAt
-		c.StartedAt = &t
-	}
-	if s.EndedAt != nil {
-		t := *s.EndedAt
-		c.EndedAt = &t
-	}
+	c.ExpiresAt = cloned(s.ExpiresAt)
+	c.StartedAt = cloned(s.StartedAt)
+	c.EndedAt = cloned(s.EndedAt)
 	return &c
+}
+
+// cloned points to a copy of what p points to; nil for nil.
+func cloned[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
 }
 
 // Spec is what a create asked for, validated and normalised.
@@ -155,29 +155,20 @@ type Spec struct {
 	CredentialProxy bool `json:"credentialProxy,omitempty"`
 }
 
-// Clone returns a deep copy, Auth included.
+// Clone returns a deep copy, Auth included. NetworkPolicy is shared, as it says
+// there: it may have thousands of rules, and this is done for every request to a
+// port.
 func (s *Spec) Clone() Spec {
 	c := *s
-	if s.Auth != nil {
-		a := *s.Auth
-		c.Auth = &a
-	}
-	if s.Platform != nil {
-		p := *s.Platform
-		c.Platform = &p
-	}
+	c.Auth = cloned(s.Auth)
+	c.Platform = cloned(s.Platform)
 	c.Entrypoint = slices.Clone(s.Entrypoint)
 	c.Env = maps.Clone(s.Env)
 	c.Volumes = slices.Clone(s.Volumes)
-	if s.Timeout != nil {
-		t := *s.Timeout
-		c.Timeout = &t
-	}
+	c.Timeout = cloned(s.Timeout)
 	c.Metadata = maps.Clone(s.Metadata)
 	c.Extensions = maps.Clone(s.Extensions)
 	c.Lifecycle = s.Lifecycle.Clone()
-	// Shared, see the member: it may have thousands of rules, and this is done
-	// for every request to a port.
 	return c
 }
 
