@@ -277,11 +277,11 @@ func (m *Manager) make(ctx context.Context, e *entry, spec *Spec, local bool) (*
 func (e *entry) progress() func(string) {
 	var last time.Time
 	return func(message string) {
-		if now := time.Now(); now.Sub(last) >= progressInterval {
-			last = now
-		} else {
+		now := time.Now()
+		if now.Sub(last) < progressInterval {
 			return
 		}
+		last = now
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if e.gone || e.load().Status.State != Pending {

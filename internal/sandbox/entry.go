@@ -230,17 +230,16 @@ func (e *entry) watch() (s *Sandbox, changed <-chan struct{}, gone bool) {
 	return e.load(), e.changed, false
 }
 
-// await returns the record as soon as done answers true for it. Waiting calls
-// are counted, because each holds a goroutine and usually a connection.
+// await returns the record as soon as done answers true for it.
 func (m *Manager) await(ctx context.Context, e *entry, done func(*Sandbox) bool) (*Sandbox, error) {
 	if s := e.load(); done(s) {
 		return s, nil
 	}
-	if m.held.Add(1) > maxHeld {
-		m.held.Add(-1)
-		return nil, errHeld()
+	release, err := m.hold()
+	if err != nil {
+		return nil, err
 	}
-	defer m.held.Add(-1)
+	defer release()
 	for {
 		s, changed, gone := e.watch()
 		if gone {
@@ -259,9 +258,15 @@ func (m *Manager) await(ctx context.Context, e *entry, done func(*Sandbox) bool)
 	}
 }
 
-func errHeld() *Error {
-	return &Error{Kind: KindBusy, Code: CodeCapacity, RetryAfter: time.Second,
-		Message: "Too many requests are waiting for sandboxes. Try again in a second."}
+// hold counts a call that waits, until release is called: each holds a goroutine
+// and usually a connection, so there may be maxHeld of them.
+func (m *Manager) hold() (release func(), err error) {
+	if m.held.Add(1) > maxHeld {
+		m.held.Add(-1)
+		return nil, &Error{Kind: KindBusy, Code: CodeCapacity, RetryAfter: time.Second,
+			Message: "Too many requests are waiting for sandboxes. Try again in a second."}
+	}
+	return func() { m.held.Add(-1) }, nil
 }
 
 // retryLater asks the sweeper to come back to this entry, less often each time.

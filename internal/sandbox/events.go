@@ -214,15 +214,9 @@ func (l *Events) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// note adds an event to a record that is about to be written. It reports
-// whether it is more than one more of the same.
-func (s *Sandbox) note(at time.Time, kind EventKind, reason, message string) bool {
-	return s.noteAbout(at, kind, reason, "", message)
-}
-
-func (s *Sandbox) noteAbout(at time.Time, kind EventKind, reason, subject, message string) (fresh bool) {
-	s.Events, fresh = s.Events.add(Event{At: at, Kind: kind, Reason: reason, Subject: subject, Message: message})
-	return fresh
+// note adds an event to a record that is about to be written.
+func (s *Sandbox) note(at time.Time, kind EventKind, reason, message string) {
+	s.Events, _ = s.Events.add(Event{At: at, Kind: kind, Reason: reason, Message: message})
 }
 
 // Events returns what happened to a sandbox, until its record is removed.
@@ -242,11 +236,11 @@ func (m *Manager) FollowEvents(ctx context.Context, id string, after int64, give
 	if err != nil {
 		return err
 	}
-	if m.held.Add(1) > maxHeld {
-		m.held.Add(-1)
-		return errHeld()
+	release, err := m.hold()
+	if err != nil {
+		return err
 	}
-	defer m.held.Add(-1)
+	defer release()
 	for {
 		s, noted, gone := e.watchEvents()
 		if fresh := s.Events.After(after); len(fresh) > 0 {

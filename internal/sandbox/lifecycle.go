@@ -157,7 +157,7 @@ func (m *Manager) noteHook(run *HookRun) {
 	fresh := false
 	e.observe(func(s *Sandbox) {
 		s.HookSeq = run.Seq
-		fresh = s.noteAbout(m.between(s.CreatedAt, run.EndedAt), kind, "", run.Name, run.describe())
+		s.Events, fresh = s.Events.add(Event{At: m.between(s.CreatedAt, run.EndedAt), Kind: kind, Subject: run.Name, Message: run.describe()})
 	})
 	if fresh {
 		// That a hook ran once more is not worth a write of its own: it is

@@ -122,8 +122,8 @@ type counters struct {
 	denials [len(denialProtocols) + 1]atomic.Int64 // by place in that list, then others
 }
 
-// ManagerStats is a snapshot for metrics and the status page. Counters count
-// from the start of the process.
+// ManagerStats is a snapshot for metrics. Counters count from the start of the
+// process.
 type ManagerStats struct {
 	ByState        map[State]int
 	Creates        int64
