@@ -218,8 +218,8 @@ func (c *committer) directory(ctx context.Context, upper *upperDir, lower, depth
 	})
 }
 
-// subdirectory applies a directory: its own mode and owner if it was asked for,
-// and what is in it.
+// subdirectory applies a directory: its own mode, owner and attributes if it was
+// asked for, and what is in it.
 func (c *committer) subdirectory(ctx context.Context, upper *upperDir, lower int, e *entry, this bool, depth int) error {
 	sub, err := upper.open(e.name)
 	if err != nil {
@@ -252,6 +252,9 @@ func (c *committer) subdirectory(ctx context.Context, upper *upperDir, lower int
 	}
 	defer unix.Close(fd)
 	if this || made {
+		if err := copyXattrs(fd, sub.fd); err != nil {
+			return err
+		}
 		if err := c.own(fd, e); err != nil {
 			return err
 		}

@@ -42,6 +42,9 @@ func (c *committer) file(ctx context.Context, upper *upperDir, lower int, e *ent
 	defer unix.Close(dst)
 	err = copyData(ctx, dst, src, e.stat.Size)
 	if err == nil {
+		err = copyXattrs(dst, src)
+	}
+	if err == nil {
 		err = c.own(dst, e)
 	}
 	if err == nil {

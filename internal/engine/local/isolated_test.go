@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -139,6 +140,110 @@ func TestIsolatedCommitKeepsMounts(t *testing.T) {
 	}
 	if out, _ := run(t, e, id, "cat "+strings.Join(files, " ")+"; ls -A /work/dir; ls -A /mounteddir; cat /work/free; ls -A /work | grep commit"); out != strings.Repeat("mounted\n", len(files))+"theirs\ntheirs\nnew" {
 		t.Errorf("the sandbox has %q", out)
+	}
+}
+
+// What the copies of files and directories have as attributes of users, and that
+// alone, is what they have afterwards.
+func TestIsolatedCommitTakesXattrs(t *testing.T) {
+	e := newEngine(t)
+	id := mustCreate(t, e, nil)
+	run(t, e, id, "mkdir -p /work/dir /work/plain; echo old > /work/file; echo old > /work/rest")
+	s := findShell(t, e, id)
+	root := fmt.Sprintf("/proc/%d/root", s.pid)
+	set := func(path, name, value string) {
+		t.Helper()
+		if err := unix.Lsetxattr(path, name, []byte(value), 0); err != nil {
+			t.Fatalf("%s of %s: %v", name, path, err)
+		}
+	}
+	set(root+"/work/file", "user.old", "1")
+	set(root+"/work/file", "user.kept", "2")
+	set(root+"/work/dir", "user.old", "3")
+	session := newIsolatedSession(t, e, id, `{"workspace":{"path":"/work"}}`)
+	is := s.isolation.all()[0]
+	inside := fmt.Sprintf("/proc/%d/root/work/", is.record.PID)
+	if status, body := isolatedCall(t, e, id, "POST", session+"/run", `{"code":"echo new > file; mkdir made; touch made/f many large; chmod 700 dir"}`); status != http.StatusOK || strings.Contains(body, `"error"`) {
+		t.Fatalf("run: status %d: %s", status, body)
+	}
+	for _, name := range []string{"file", "dir"} {
+		if err := unix.Lremovexattr(inside+name, "user.old"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(inside+"file", "user.new", strings.Repeat("v", 2000))
+	set(inside+"dir", "user.new", "\x00\xff")
+	set(inside+"made", "user.made", "")
+	set(inside+"made/f", "trusted.mine", "x")
+	set(inside+"made/f", "user.f", "f")
+	status, body := isolatedCall(t, e, id, "POST", session+"/commit", "")
+	if status != http.StatusOK || !strings.Contains(body, `"skipped":[]`) {
+		t.Fatalf("commit: status %d: %s", status, body)
+	}
+	for path, want := range map[string]string{
+		"file": "user.kept=2 user.new=" + strings.Repeat("v", 2000), "dir": "user.new=\x00\xff", "made": "user.made=", "made/f": "user.f=f", "plain": "",
+	} {
+		f, err := os.Open(root + "/work/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, maxXattrValue)
+		n, err := unix.Flistxattr(int(f.Fd()), buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+			if name == "" || strings.HasPrefix(name, "security.") {
+				continue
+			}
+			value := make([]byte, maxXattrValue)
+			n, err := unix.Fgetxattr(int(f.Fd()), name, value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, name+"="+string(value[:n]))
+		}
+		f.Close()
+		slices.Sort(got)
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("%s has %.100q, want %.100q", path, text, want)
+		}
+	}
+}
+
+// A file with more attributes than a commit takes is left as it was.
+func TestCopyXattrs(t *testing.T) {
+	open := func(name string) *os.File {
+		t.Helper()
+		// In memory, where a file may have many.
+		f, err := os.CreateTemp("/dev/shm", "paddock-test-"+name)
+		if err != nil {
+			t.Skip(err)
+		}
+		t.Cleanup(func() {
+			f.Close()
+			os.Remove(f.Name())
+		})
+		return f
+	}
+	src, dst := open("src"), open("dst")
+	if err := unix.Fsetxattr(int(src.Fd()), "user.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Skipf("the filesystem of temporary files has no attributes: %v", err)
+	}
+	if err := copyXattrs(int(dst.Fd()), int(src.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Flistxattr(int(dst.Fd()), nil); n != 0 || err != nil {
+		t.Errorf("an overlay's own attribute was copied: %d, %v", n, err)
+	}
+	for i := range maxXattrs + 1 {
+		if err := unix.Fsetxattr(int(src.Fd()), fmt.Sprintf("user.%d", i), nil, 0); err != nil {
+			t.Skipf("the filesystem of temporary files holds %d attributes: %v", i, err)
+		}
+	}
+	if err := copyXattrs(int(dst.Fd()), int(src.Fd())); !errors.Is(err, errTooManyXattrs) {
+		t.Errorf("got %v", err)
 	}
 }
 
