@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,59 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/gateway/address"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
+
+// endpointWait is how long the answer to a question for an endpoint waits for a
+// sandbox that is still being made. Most are made in milliseconds; the few that
+// can't be are told apart here, where clients look at the reason, and not by the
+// health checks that follow, of which they look at success alone.
+const endpointWait = time.Second
+
+// getEndpoint tells where a port can be reached: always through the gateway. It
+// answers for a sandbox that is still being made, because clients ask right
+// after the create and take any error for the end (behaviour.md 23.2). For one
+// that has ended it says why, so that they need not find out by polling.
+func (s *Server) getEndpoint(r *request) error {
+	q, err := r.query()
+	if err != nil {
+		return err
+	}
+	port, err := parsePort(r.args[1])
+	if err != nil {
+		return err
+	}
+	throughProxy, err := queryBool(q, "use_server_proxy")
+	if err != nil {
+		return err
+	}
+	expires, err := s.queryExpires(q, throughProxy, time.Now())
+	if err != nil {
+		return err
+	}
+	sb, err := s.get(r)
+	if err != nil {
+		return err
+	}
+	if sb.Status.State == sandbox.Pending {
+		if sb, err = s.await(r.Context(), sb, endpointWait); err != nil {
+			return err
+		}
+	}
+	if sb.Status.State.Ended() {
+		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
+			sb.ID, sb.Status.State, sb.Status.Reason, sb.Status.Message)
+	}
+	e, err := s.endpoint(r, sb, port, throughProxy, expires)
+	if err != nil {
+		return err
+	}
+	writeJSON(r.w, http.StatusOK, e)
+	return nil
+}
+
+// ignoresHeaders matches the first releases of the SDKs for Python and for the
+// JVM, which do not send the headers of an endpoint. They get the sandbox's
+// token in its address.
+var ignoresHeaders = regexp.MustCompile(`^OpenSandbox-(Python-SDK/0\.1\.[0-4]|Kotlin-SDK/1\.0\.0)$`)
 
 // queryExpires reads until when a signed address is wanted, in Unix seconds; 0
 // when none is.
@@ -23,7 +77,7 @@ func (s *Server) queryExpires(q url.Values, throughProxy bool, now time.Time) (u
 	at, err := strconv.ParseUint(text, 10, 64)
 	switch {
 	case err != nil || len(text) > 1 && text[0] == '0':
-		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %s; it must be a time in Unix seconds, a whole number from 0 to 18446744073709551615 without leading zeros.", quote(shorten(text)))
+		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %s; it must be a time in Unix seconds, a whole number from 0 to 18446744073709551615 without leading zeros.", quote(text))
 	case at <= uint64(now.Unix()):
 		return 0, invalid(sandbox.CodeInvalidParameter, "expires is %d, which is not in the future: it is now %d.", at, now.Unix())
 	case throughProxy:
@@ -131,4 +185,19 @@ func (s *Server) baseHost(r *http.Request) string {
 		return s.baseDomain
 	}
 	return s.baseDomain + ":" + port
+}
+
+// publicHost is the address under which the client can reach this server.
+func (s *Server) publicHost(r *http.Request) string {
+	if s.opts.PublicHost != "" {
+		return strings.TrimRight(s.opts.PublicHost, "/")
+	}
+	if r.Host != "" {
+		return r.Host
+	}
+	// HTTP/1.0 without Host.
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return addr.String()
+	}
+	return "localhost"
 }

@@ -104,7 +104,7 @@ func (s *Server) ingressForm(r *http.Request, path, beneath string) (*ingress, e
 	}
 	p, err := address.ParsePath(rest)
 	if err != nil {
-		return nil, errIngress("the path " + quote(shorten(rest)) + " names no port: " + err.Error())
+		return nil, errIngress("the path " + quote(rest) + " names no port: " + err.Error())
 	}
 	in := &ingress{Ref: p.Ref, origin: gateway.OriginShared, prefix: beneath + p.Prefix, path: p.Rest}
 	in.unsigned = func(in *ingress) {
@@ -197,11 +197,11 @@ func (s *Server) ingressAlive(w http.ResponseWriter) {
 
 // enterIngress checks whether a request may go into a sandbox and sends it there.
 func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
-	if s.streams.Add(1) > s.opts.Limits.Streams {
-		s.streams.Add(-1)
-		return 0, errOverloaded()
+	leave, err := enter(&s.streams, s.opts.Limits.Streams)
+	if err != nil {
+		return 0, err
 	}
-	defer s.streams.Add(-1)
+	defer leave()
 	streaming(r.w)
 	now := time.Now()
 	s.readSignature(in, now)
@@ -355,11 +355,6 @@ func errIngressAccess(h http.Header, in *ingress) error {
 		message += " If you came with a browser, open the signed address again."
 	}
 	return &httpError{status: http.StatusUnauthorized, code: codeSecureAccess, message: message}
-}
-
-func errProxyMethod() error {
-	return &httpError{status: http.StatusMethodNotAllowed, code: codeMethod, allow: proxyAllow,
-		message: "Methods CONNECT and TRACE are not passed on. Allowed: " + proxyAllow + "."}
 }
 
 // writeIngressError is how errors look in these forms: plain text, and fewer

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/gateway"
@@ -126,11 +127,11 @@ func (s *Server) dispatch(r *request, path string) error {
 			return err
 		}
 	}
-	if s.requests.Add(1) > s.opts.Limits.Requests {
-		s.requests.Add(-1)
-		return errOverloaded()
+	leave, err := enter(&s.requests, s.opts.Limits.Requests)
+	if err != nil {
+		return err
 	}
-	defer s.requests.Add(-1)
+	defer leave()
 	if r.route == nil {
 		return s.noRoute(r, path)
 	}
@@ -139,6 +140,16 @@ func (s *Server) dispatch(r *request, path string) error {
 		return errMethod(r.route, r.Method)
 	}
 	return h(r)
+}
+
+// enter counts a request among those in flight, of which there may be limit,
+// until leave is called.
+func enter(inFlight *atomic.Int64, limit int64) (leave func(), err error) {
+	if inFlight.Add(1) > limit {
+		inFlight.Add(-1)
+		return nil, errOverloaded()
+	}
+	return func() { inFlight.Add(-1) }, nil
 }
 
 // finish ends every API request: it turns a panic into an answer, counts, and

@@ -1,89 +1,17 @@
 package server
 
 import (
-	"crypto/subtle"
-	"net"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/gateway"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// endpointWait is how long the answer to a question for an endpoint waits for a
-// sandbox that is still being made. Most are made in milliseconds; the few that
-// can't be are told apart here, where clients look at the reason, and not by the
-// health checks that follow, of which they look at success alone.
-const endpointWait = time.Second
-
-// getEndpoint tells where a port can be reached: always through the gateway. It
-// answers for a sandbox that is still being made, because clients ask right
-// after the create and take any error for the end (behaviour.md 23.2). For one
-// that has ended it says why, so that they need not find out by polling.
-func (s *Server) getEndpoint(r *request) error {
-	q, err := r.query()
-	if err != nil {
-		return err
-	}
-	port, err := parsePort(r.args[1])
-	if err != nil {
-		return err
-	}
-	throughProxy, err := queryBool(q, "use_server_proxy")
-	if err != nil {
-		return err
-	}
-	expires, err := s.queryExpires(q, throughProxy, time.Now())
-	if err != nil {
-		return err
-	}
-	sb, err := s.get(r)
-	if err != nil {
-		return err
-	}
-	if sb.Status.State == sandbox.Pending {
-		if sb, err = s.await(r.Context(), sb, endpointWait); err != nil {
-			return err
-		}
-	}
-	if sb.Status.State.Ended() {
-		return sandbox.Errorf(sandbox.KindConflict, sandbox.CodeNotRunning, "Sandbox %q is %s (%s) and has no endpoints: %s",
-			sb.ID, sb.Status.State, sb.Status.Reason, sb.Status.Message)
-	}
-	e, err := s.endpoint(r, sb, port, throughProxy, expires)
-	if err != nil {
-		return err
-	}
-	writeJSON(r.w, http.StatusOK, e)
-	return nil
-}
-
-// ignoresHeaders matches the first releases of the SDKs for Python and for the
-// JVM, which do not send the headers of an endpoint. They get the sandbox's
-// token in its address.
-var ignoresHeaders = regexp.MustCompile(`^OpenSandbox-(Python-SDK/0\.1\.[0-4]|Kotlin-SDK/1\.0\.0)$`)
-
 // tokenMark separates a sandbox's id from its token in the path of an endpoint.
 // Neither has it.
 const tokenMark = "."
-
-// publicHost is the address under which the client can reach this server.
-func (s *Server) publicHost(r *http.Request) string {
-	if s.opts.PublicHost != "" {
-		return strings.TrimRight(s.opts.PublicHost, "/")
-	}
-	if r.Host != "" {
-		return r.Host
-	}
-	// HTTP/1.0 without Host.
-	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		return addr.String()
-	}
-	return "localhost"
-}
 
 func parsePort(text string) (int, error) {
 	n, err := strconv.Atoi(text)
@@ -93,11 +21,12 @@ func parsePort(text string) (int, error) {
 	return n, nil
 }
 
-// proxyPattern is what metrics and logs call the way into sandboxes.
-const proxyPattern = "/sandboxes/{id}/proxy/{port}"
-
-// tunnelPattern is what they call the way of any protocol over TCP.
-const tunnelPattern = "/sandboxes/{id}/tunnel/{port}"
+// What metrics and logs call the ways into sandboxes: that of HTTP, and that of
+// any protocol over TCP.
+const (
+	proxyPattern  = "/sandboxes/{id}/proxy/{port}"
+	tunnelPattern = "/sandboxes/{id}/tunnel/{port}"
+)
 
 // proxyPath is the path of a request to a port, in its escaped form.
 type proxyPath struct {
@@ -117,8 +46,8 @@ func (p *proxyPath) pattern() string {
 }
 
 // parseProxyPath recognises [/v1]/sandboxes/{id}/proxy/{port}[/…] and
-// [/v1]/sandboxes/{id}/tunnel/{port}. The path is
-// neither cleaned nor unescaped: it belongs to the program in the sandbox.
+// [/v1]/sandboxes/{id}/tunnel/{port}. The path is neither cleaned nor unescaped:
+// it belongs to the program in the sandbox.
 func parseProxyPath(path string) (p proxyPath, ok bool) {
 	rest, ok := strings.CutPrefix(path, "/v1/sandboxes/")
 	if !ok {
@@ -150,18 +79,14 @@ func parseProxyPath(path string) (p proxyPath, ok bool) {
 
 // proxy checks whether a request may go into a sandbox and sends it there.
 func (s *Server) proxy(r *request, p proxyPath) (int, error) {
-	if s.streams.Add(1) > s.opts.Limits.Streams {
-		s.streams.Add(-1)
-		return 0, errOverloaded()
+	leave, err := enter(&s.streams, s.opts.Limits.Streams)
+	if err != nil {
+		return 0, err
 	}
-	defer s.streams.Add(-1)
+	defer leave()
 	streaming(r.w)
 	r.args = []string{p.id}
-	id, err := r.sandboxID()
-	var sb *sandbox.Sandbox
-	if err == nil {
-		sb, err = s.manager.Get(id)
-	}
+	sb, err := s.get(r)
 	token := ""
 	if err == nil {
 		token = sb.Token
@@ -197,7 +122,7 @@ func (s *Server) proxy(r *request, p proxyPath) (int, error) {
 		}
 	}
 	return s.gateway.Proxy(r.w, r.Request, &gateway.Target{
-		ID: id, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
+		ID: sb.ID, Port: port, Path: p.rest, Prefix: p.prefix, Token: token,
 		Hold: sb.Status.State != sandbox.Running, Origin: origin, Secure: s.opts.Ingress.Secure,
 	})
 }
@@ -215,13 +140,6 @@ func (s *Server) tunnel(r *request, sb *sandbox.Sandbox, port int) (int, error) 
 	return s.gateway.Tunnel(r.w, r.Request, &gateway.Target{ID: sb.ID, Port: port, Hold: sb.Status.State != sandbox.Running})
 }
 
-// sameToken compares in constant time. No token is never the same as another.
-func sameToken(given, token string) bool {
-	return token != "" && subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1
-}
-
-const proxyAllow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
-
 // renewOnAccess prolongs sandboxes that asked for it (behaviour.md 17).
 func (s *Server) renewOnAccess(r *request, sb *sandbox.Sandbox) {
 	if _, asked := sb.Spec.Extensions[extensionRenew]; !asked {
@@ -234,4 +152,11 @@ func (s *Server) renewOnAccess(r *request, sb *sandbox.Sandbox) {
 		// The request itself is none the worse for it.
 		s.log.Warn("a sandbox could not be renewed on access", "sandbox", sb.ID, "error", err)
 	}
+}
+
+const proxyAllow = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+func errProxyMethod() error {
+	return &httpError{status: http.StatusMethodNotAllowed, code: codeMethod, allow: proxyAllow,
+		message: "Methods CONNECT and TRACE are not passed on. Allowed: " + proxyAllow + "."}
 }
