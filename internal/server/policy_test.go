@@ -42,6 +42,7 @@ func TestPolicyRoutes(t *testing.T) {
 			holds(`[{"action":"allow","target":"a.example"},{"action":"deny","target":"pypi.org"}]`)
 		call("DELETE", `["PYPI.ORG"]`).is(200, "").holds(`"egress":[{"action":"allow","target":"a.example"}]`)
 		call("DELETE", `["none.example"]`).is(200, "").holds(`"reason":"no matching targets found"`, "a.example")
+		call("DELETE", `["", "http://a.example/"]`).is(200, "").holds(`"reason":"no matching targets found"`)
 		call("POST", `null`).is(200, "").holds(`"mode":"deny_all"`, `"reason":"policy reset to default deny-all"`)
 		if a := call("PUT", `{"defaultAction":"deny","egress":[]}`).is(200, ""); !strings.Contains(a.body, `"mode":"deny_all"`) || strings.Contains(a.body, "reason") {
 			t.Errorf("a policy that denies all: %s", a.body)

@@ -118,3 +118,21 @@ func TestExecdDocument(t *testing.T) {
 		// Endless streams, what is somebody else's, and forms of pairs of parts.
 		"--exclude-path-regex", "/watch$|^/proxy/|^/files/upload$")
 }
+
+// The egress API answers requests made from its document as the document says.
+func TestEgressDocument(t *testing.T) {
+	s := server(t)
+	sb := s.Create(t, client.CreateRequest{
+		Image: image, Entrypoint: []string{"sleep", "1000000"},
+		NetworkPolicy: &client.NetworkPolicy{}, CredentialProxy: true,
+	})
+	var endpoint struct{ Headers map[string]string }
+	s.Do(t, "GET", "/v1/sandboxes/"+sb.ID+"/endpoints/18080", nil).JSON(t, &endpoint)
+	args := []string{"--url", s.URL + "/v1/sandboxes/" + sb.ID + "/proxy/18080", "--phases", "coverage,fuzzing,stateful"}
+	for name, value := range endpoint.Headers {
+		args = append(args, "--header", name+": "+value)
+	}
+	// Each change of the policy or the vault is on disk before its answer.
+	args = append(args, "--max-examples", "4", "--max-time", "20")
+	tester(t, s, filepath.Join(harness.Root(), "api", "egress.yaml"), args...)
+}
