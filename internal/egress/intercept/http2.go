@@ -1,71 +1,25 @@
 package intercept
 
 import (
-	"bytes"
-	"compress/gzip"
 	"errors"
-	"io"
-	"iter"
 	"net"
 	"strings"
-	"sync/atomic"
 
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/paddock-sandbox/paddock/internal/egress/h2"
 )
 
-const (
-	// maxConns2 bounds the inspected HTTP/2 connections of one sandbox, and
-	// maxHeld the bytes that all of them keep here: bodies that a credential goes
-	// into, and what a side would not take although it had said that it would.
-	maxConns2 = 256
-	maxHeld   = 64 << 20
-	// unzipSize is how much comes out of compressed data at a time, in bytes.
-	unzipSize = 16 << 10
-)
-
-// tenant is what the connections of one sandbox have together.
-type tenant struct {
-	conns int
-	held  atomic.Int64
-}
-
-func (i *Interceptor) enter(sandbox string) *tenant {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	t := i.tenants[sandbox]
-	if t == nil {
-		t = &tenant{}
-		i.tenants[sandbox] = t
-	}
-	if t.conns >= maxConns2 {
-		return nil
-	}
-	t.conns++
-	return t
-}
-
-func (i *Interceptor) leave(sandbox string, t *tenant) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if t.conns--; t.conns == 0 {
-		delete(i.tenants, sandbox)
-	}
-}
-
-func (t *tenant) hold(n int) bool { return t.held.Add(int64(n)) <= maxHeld }
-
 // serveHTTP2 relays a connection. server is nil when there is none, and every
 // request gets s.failed.
 func (s *session) serveHTTP2(client, server net.Conn) {
-	t := s.i.enter(s.c.Sandbox)
-	if t == nil {
+	t := s.tenant
+	if !t.enter2() {
 		s.i.stats.errors[errTooMany].Add(1)
 		s.i.o.Logger.Debug("a sandbox has as many inspected HTTP/2 connections as it may", "sandbox", s.c.Sandbox)
 		return
 	}
-	defer s.i.leave(s.c.Sandbox, t)
+	defer t.leave2()
 	o := h2.Options{Client: batched{client, s.clientWire}, Handler: &handler2{s: s}, Start: s.i.o.HandshakeTimeout, Idle: s.i.o.IdleTimeout, Hold: t.hold,
 		ClientWaits: s.clientWire.onWait}
 	if server != nil {
@@ -243,94 +197,3 @@ func (s *session) answer2(a *h2.Response, rules *rules) h2.Filter {
 	}
 	return h2.Filter{}
 }
-
-// unzipper takes compressed data apart and masks what comes out. The reader of
-// such data wants to be given more while it reads; here more is given when it
-// comes, so the reader stands still in between.
-type unzipper struct {
-	in   bytes.Buffer
-	last bool
-	next func() (piece, bool)
-	stop func()
-}
-
-type piece struct {
-	b    []byte
-	done bool
-	err  error
-}
-
-func newUnzipper(r *replacer) *unzipper {
-	u := &unzipper{}
-	u.next, u.stop = iter.Pull(func(yield func(piece) bool) {
-		err := u.run(r, yield)
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		yield(piece{done: err == nil, err: err})
-	})
-	return u
-}
-
-var errStopped = errors.New("nobody wants more")
-
-// starving reads what was pushed, and stands still when that is used up.
-type starving struct {
-	u     *unzipper
-	yield func(piece) bool
-}
-
-// Read implements io.Reader.
-func (s starving) Read(b []byte) (int, error) {
-	for s.u.in.Len() == 0 {
-		if s.u.last {
-			return 0, io.EOF
-		}
-		if !s.yield(piece{}) {
-			return 0, errStopped
-		}
-	}
-	return s.u.in.Read(b)
-}
-
-func (u *unzipper) run(r *replacer, yield func(piece) bool) error {
-	from := starving{u, yield}
-	zip, err := gzip.NewReader(from)
-	if err != nil {
-		return err // io.EOF when there was nothing, not even a header
-	}
-	buf := make([]byte, unzipSize)
-	for err == nil {
-		var n int
-		n, err = zip.Read(buf)
-		if b := r.replace(buf[:n], err != nil); len(b) > 0 && !yield(piece{b: b}) {
-			return errStopped
-		}
-	}
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	_, err = io.Copy(io.Discard, from) // what is behind the compressed data
-	return err
-}
-
-// Push implements h2.Expander.
-func (u *unzipper) Push(b []byte, last bool) {
-	u.in.Write(b)
-	u.last = last
-}
-
-// Next implements h2.Expander.
-func (u *unzipper) Next() ([]byte, bool, error) {
-	p, ok := u.next()
-	if !ok {
-		return nil, true, nil
-	}
-	return p.b, p.done, p.err
-}
-
-// Close implements h2.Expander.
-func (u *unzipper) Close() { u.stop() }
-
-// onWait has f called before a read waits.
-func (w *wire) onWait(f func()) { w.wait = func() error { f(); return nil } }

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,7 +11,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/egress/proxy"
@@ -39,10 +39,8 @@ type Interceptor struct {
 	client tls.Config // towards destinations
 	server tls.Config // towards sandboxes
 
-	mu      sync.Mutex
-	tenants map[string]*tenant // those with open connections over HTTP/2
-
-	stats counters
+	tenants tenants
+	stats   counters
 }
 
 var _ proxy.Interceptor = (*Interceptor)(nil)
@@ -69,13 +67,13 @@ func New(o Options) (*Interceptor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	i := &Interceptor{o: o, tenants: map[string]*tenant{}}
+	i := &Interceptor{o: o}
+	i.tenants.all = map[string]*list.Element{}
 	i.stats.init()
 	// Records are as large as they may be: one that is sent in pieces has several
 	// times the cost.
 	i.client = tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
-	// Tickets would carry sessions from one sandbox to another.
-	i.server = tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true, SessionTicketsDisabled: true}
+	i.server = tls.Config{MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
 	return i, nil
 }
 
@@ -110,6 +108,8 @@ func (i *Interceptor) Serve(ctx context.Context, c *proxy.Conn, dial func(contex
 	defer i.stats.open.Add(-1)
 	defer c.Close()
 	s := &session{i: i, c: c, name: c.Name, ctx: ctx, dial: dial, scheme: "http", clientWire: &wire{Conn: c}}
+	s.tenant = i.tenants.enter(c.Sandbox)
+	defer i.tenants.leave(s.tenant)
 	defer s.hangUp()
 	if c.Protocol == proxy.TLS {
 		s.scheme = "https"
@@ -141,6 +141,7 @@ type session struct {
 	name   string
 	scheme string
 	ctx    context.Context
+	tenant *tenant
 	dial   func(context.Context) (net.Conn, error)
 
 	clientWire, serverWire *wire
@@ -186,6 +187,7 @@ func (s *session) serveTLS() {
 		}
 		config := s.i.server.Clone()
 		config.Certificates = []tls.Certificate{*cert}
+		config.SetSessionTicketKeys(s.tenant.ticketKeys(time.Now()))
 		if protocol := s.connect(ctx, hello.SupportedProtos); protocol != "" {
 			config.NextProtos = []string{protocol}
 		}
@@ -210,7 +212,7 @@ func (s *session) serveTLS() {
 // it speaks.
 func (s *session) connect(ctx context.Context, offered []string) string {
 	config := s.i.client.Clone()
-	config.ServerName = s.name
+	config.ServerName, config.ClientSessionCache = s.name, s.tenant.sessions
 	for _, p := range offered {
 		if p == "h2" || p == "http/1.1" {
 			config.NextProtos = append(config.NextProtos, p)

@@ -107,3 +107,6 @@ func (w *wire) CloseWrite() error {
 	}
 	return w.Conn.Close()
 }
+
+// onWait has f called before a read waits.
+func (w *wire) onWait(f func()) { w.wait = func() error { f(); return nil } }
