@@ -6,14 +6,10 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/paddock-sandbox/paddock/api"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
-
-// eventsHeartbeat keeps a connection alive on which nothing happens.
-const eventsHeartbeat = 10 * time.Second
 
 // listEvents answers with what happened so far, or with a stream that goes on.
 func (s *Server) listEvents(r *request) error {
@@ -71,47 +67,19 @@ func (s *Server) streamEvents(r *request, id string, after int64) error {
 	if _, err := s.manager.Events(id); err != nil {
 		return err // an ordinary error, before the stream begins
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	batches := make(chan []sandbox.Event)
-	done := make(chan error, 1)
-	go func() {
-		done <- s.manager.FollowEvents(ctx, id, after, func(batch []sandbox.Event) error {
-			select {
-			case batches <- batch:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}()
-	ended := false
-	defer func() {
-		cancel()
-		if !ended {
-			<-done
-		}
-	}()
 	w := &eventWriter{w: r.w}
 	if err := w.comment(); err != nil { // the client learns that it listens
 		return err
 	}
-	beat := time.NewTicker(eventsHeartbeat)
-	defer beat.Stop()
-	for {
-		var err error
-		select {
-		case batch := <-batches:
-			for i := 0; i < len(batch) && err == nil; i++ {
-				err = w.event(eventAnswer(&batch[i]))
+	_, err := w.follow(r.Context(), func(ctx context.Context, send func(any) error) error {
+		return s.manager.FollowEvents(ctx, id, after, func(batch []sandbox.Event) error {
+			for i := range batch {
+				if err := send(eventAnswer(&batch[i])); err != nil {
+					return err
+				}
 			}
-		case <-beat.C:
-			err = w.comment()
-		case err = <-done:
-			ended = true
-			return err
-		}
-		if err != nil {
-			return err
-		}
-	}
+			return nil
+		})
+	})
+	return err
 }

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
@@ -132,121 +130,30 @@ func (s *Server) pullImage(r *request) error {
 	})
 }
 
-func acceptsEvents(h http.Header) bool {
-	for _, line := range h.Values("Accept") {
-		for part := range strings.SplitSeq(line, ",") {
-			media, _, _ := strings.Cut(part, ";")
-			if strings.EqualFold(strings.TrimSpace(media), "text/event-stream") {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// pullHeartbeat keeps a connection alive on which a slow layer arrives.
-const pullHeartbeat = 10 * time.Second
-
 // streamPull runs a pull and writes its events. A pull that fails before its
 // first event is an ordinary error.
 func streamPull(r *request, pull func(context.Context, func(image.Progress)) (*image.Image, error)) error {
-	ctx, cancel := context.WithCancel(r.Context())
-	events := make(chan api.PullEvent)
-	type outcome struct {
-		img *image.Image
-		err error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		img, err := pull(ctx, func(p image.Progress) {
-			select {
-			case events <- pullEvent(p):
-			case <-ctx.Done():
-			}
-		})
-		done <- outcome{img, err}
-	}()
-	// The pull is over before the handler returns, however that happens.
-	ended := false
-	defer func() {
-		cancel()
-		if !ended {
-			<-done
-		}
-	}()
 	w := &eventWriter{w: r.w}
-	beat := time.NewTicker(pullHeartbeat)
-	defer beat.Stop()
-	for {
-		var err error
-		select {
-		case e := <-events:
-			err = w.event(e)
-		case <-beat.C:
-			err = w.comment()
-		case o := <-done:
-			ended = true
-			return w.end(r, o.img, o.err)
-		}
-		if err != nil {
-			return err
-		}
+	var img *image.Image
+	over, err := w.follow(r.Context(), func(ctx context.Context, send func(any) error) (err error) {
+		img, err = pull(ctx, func(p image.Progress) { _ = send(pullEvent(p)) })
+		return err
+	})
+	switch {
+	case !over, err != nil && !w.begun:
+		return err
+	case err != nil:
+		a := toAnswer(err, r.id)
+		return w.event(api.PullEvent{Phase: "error", Message: a.message, Error: api.Error{Code: a.code, Message: a.message}})
 	}
+	last := pullEvent(image.Progress{Phase: image.PhaseDone})
+	last.Image = imageAnswer(img)
+	return w.event(last)
 }
 
 func pullEvent(p image.Progress) api.PullEvent {
 	return api.PullEvent{Phase: p.Phase, Message: p.String(), LayersDone: p.LayersDone, LayersTotal: p.LayersTotal,
 		BytesDone: p.BytesDone, BytesTotal: p.BytesTotal}
-}
-
-// eventWriter writes server-sent events.
-type eventWriter struct {
-	w     http.ResponseWriter
-	begun bool
-}
-
-func (e *eventWriter) end(r *request, img *image.Image, err error) error {
-	if err != nil && !e.begun {
-		return err
-	}
-	if err != nil {
-		a := toAnswer(err, r.id)
-		return e.event(api.PullEvent{Phase: "error", Message: a.message, Error: api.Error{Code: a.code, Message: a.message}})
-	}
-	last := pullEvent(image.Progress{Phase: image.PhaseDone})
-	last.Image = imageAnswer(img)
-	return e.event(last)
-}
-
-func (e *eventWriter) event(v any) error {
-	var b bytes.Buffer
-	b.WriteString("data: ")
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return err
-	}
-	b.WriteString("\n")
-	return e.write(b.Bytes())
-}
-
-func (e *eventWriter) comment() error { return e.write([]byte(": waiting\n\n")) }
-
-func (e *eventWriter) write(p []byte) error {
-	rc := http.NewResponseController(e.w)
-	if !e.begun {
-		e.begun = true
-		h := e.w.Header()
-		h.Set("Content-Type", "text/event-stream")
-		h.Set("Cache-Control", "no-cache")
-		h.Set("X-Accel-Buffering", "no")
-		e.w.WriteHeader(http.StatusOK)
-	}
-	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if _, err := e.w.Write(p); err != nil {
-		return err
-	}
-	return rc.Flush()
 }
 
 // importImages loads an archive from the body, which may be of any length but
