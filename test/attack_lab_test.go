@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -35,22 +36,29 @@ import (
 // the one that started it.
 const insideMarker = "PADDOCK_ATTACK_INSIDE"
 
-// inOwnNetwork runs the test again in a network namespace of its own, which is
-// "the host" to it, and reports whether the caller is there. Nothing leaves the
-// machine, and its network is not touched.
-func inOwnNetwork(t *testing.T) bool {
+// inOwnNetwork runs the test or benchmark again in a network namespace of its
+// own, which is "the host" to it, and reports whether the caller is there. Nothing
+// leaves the machine, and its network is not touched.
+func inOwnNetwork(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(insideMarker) != "" {
 		return true
 	}
 	harness.Require(t, os.Geteuid() == 0, "root, to make network namespaces")
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v=true", "-test.count=1")
+	b, bench := t.(*testing.B)
+	if bench {
+		if b.N > 1 {
+			return false // once is enough: inside it is repeated
+		}
+		cmd.Args = []string{cmd.Path, "-test.run=^$", "-test.bench=^" + b.Name() + "$", "-test.benchtime=" + flag.Lookup("test.benchtime").Value.String()}
+	}
 	cmd.Env = append(os.Environ(), insideMarker+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
-	if err != nil || testing.Verbose() {
+	if err != nil || bench || testing.Verbose() {
 		t.Logf("%s", out.Bytes())
 	}
 	if err != nil {
@@ -111,7 +119,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // in runs f on a thread in the world's network namespace, or in a new one.
-func (w *world) in(t *testing.T, fresh bool, f func() error) {
+func (w *world) in(t testing.TB, fresh bool, f func() error) {
 	t.Helper()
 	done := make(chan error)
 	go func() {

@@ -418,7 +418,7 @@ func testDenialsAreTold(t *testing.T, f *fort) {
 	f.try(t, id, "host_evil")
 	f.try(t, id, "ip_tcp_other_port")
 	var text string
-	for _, want := range []string{"bad.example", "evil.example", "203.0.113.66:7000"} {
+	for _, want := range []string{"dns bad.example by python3[", "evil.example", "203.0.113.66:7000"} {
 		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(text, want); time.Sleep(50 * time.Millisecond) {
 			text = string(f.Do(t, http.MethodGet, "/v1/sandboxes/"+id+"/diagnostics/events?scope=runtime", nil).Body)
 			if time.Now().After(deadline) {

@@ -147,7 +147,7 @@ func withStarter(t *testing.T) *harness.Server {
 }
 
 // starterArchive is where scripts/starter-image.sh keeps the archive.
-func starterArchive(t *testing.T) string {
+func starterArchive(t testing.TB) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {

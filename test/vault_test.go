@@ -94,7 +94,7 @@ func (w *vaultWorld) last(t *testing.T) arrival {
 
 // newVaultWorld makes the destinations, in a network namespace beside the
 // test's own, and returns the certificate that vouches for them.
-func newVaultWorld(t *testing.T) (*vaultWorld, []byte) {
+func newVaultWorld(t testing.TB) (*vaultWorld, []byte) {
 	t.Helper()
 	w, v := &world{queries: map[string]int{}}, &vaultWorld{}
 	w.in(t, true, func() (err error) {
@@ -152,7 +152,7 @@ func newVaultWorld(t *testing.T) (*vaultWorld, []byte) {
 }
 
 // certifiedFor makes a certificate for names, and the root that vouches for it.
-func certifiedFor(t *testing.T, names ...string) (tls.Certificate, []byte) {
+func certifiedFor(t testing.TB, names ...string) (tls.Certificate, []byte) {
 	t.Helper()
 	make := func(c, parent *x509.Certificate, key, by *ecdsa.PrivateKey) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, by)

@@ -223,8 +223,8 @@ func TestDenialsBecomeEvents(t *testing.T) {
 		}
 	}
 	address := netip.MustParseAddrPort("192.0.2.1:443")
-	for range 5 {
-		tell(sandbox.Denial{Protocol: "tls", Name: "bad.example", To: address, Rule: 2, Target: "*.example", Reason: "not now", Process: "curl[7]"})
+	for _, process := range []string{"", "curl[7]", "", "", ""} { // it is not looked for each time
+		tell(sandbox.Denial{Protocol: "tls", Name: "bad.example", To: address, Rule: 2, Target: "*.example", Reason: "not now", Process: process})
 	}
 	tell(sandbox.Denial{Protocol: "dns", Name: "other.example", Rule: -1})
 	r.eng.denials <- sandbox.Denial{ID: "gone", Protocol: "dns", Name: "x.example", Rule: -1}
