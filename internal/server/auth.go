@@ -73,11 +73,8 @@ func (s *Server) ownHost(host string) bool {
 	if host == "" || host == s.opts.PublicHost {
 		return true
 	}
-	name := host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		name = h
-	}
-	if public, _, err := net.SplitHostPort(s.opts.PublicHost); err == nil && name == public || name == s.opts.PublicHost {
+	name := withoutPort(host)
+	if name == withoutPort(s.opts.PublicHost) || name == s.opts.PublicHost {
 		return true
 	}
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")

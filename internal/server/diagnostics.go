@@ -90,16 +90,8 @@ func (s *Server) plainLogs(r *request, id string, q url.Values, tail int) error 
 		return err
 	}
 	r.w.Header().Set("Deprecation", "true")
-	writeText(r.w, text)
+	writeText(r.w, http.StatusOK, text)
 	return nil
-}
-
-func writeText(w http.ResponseWriter, text string) {
-	h := w.Header()
-	h.Set("Content-Type", textPlain)
-	h.Set("X-Content-Type-Options", "nosniff") // what a sandbox prints is not a page
-	h.Set("Cache-Control", "no-store")
-	writeBytes(w, http.StatusOK, []byte(text))
 }
 
 // diagnosticEvents is the contract's form of events.
@@ -126,7 +118,7 @@ func (s *Server) diagnosticEvents(r *request) error {
 	text, left := eventsText(events, limit)
 	if scope == "" {
 		r.w.Header().Set("Deprecation", "true")
-		writeText(r.w, text)
+		writeText(r.w, http.StatusOK, text)
 		return nil
 	}
 	d := diagnostics(id, "events", scope, text, left > 0)
@@ -170,7 +162,7 @@ func (s *Server) inspectSandbox(r *request) error {
 	if err != nil {
 		return err
 	}
-	writeText(r.w, describe(sb))
+	writeText(r.w, http.StatusOK, describe(sb))
 	return nil
 }
 
@@ -206,6 +198,6 @@ func (s *Server) summarizeSandbox(r *request) error {
 	b.WriteString(events)
 	fmt.Fprintf(&b, "\nLog (the last %d lines):\n", tail)
 	b.WriteString(log)
-	writeText(r.w, b.String())
+	writeText(r.w, http.StatusOK, b.String())
 	return nil
 }

@@ -28,11 +28,7 @@ func (s *Server) egressAPI(r *request, sb *sandbox.Sandbox, path string) int {
 	h := rec.Header()
 	h.Set("Cache-Control", "no-store")
 	text := func(status int, message string) int {
-		h.Set("Content-Type", "text/plain; charset=utf-8")
-		h.Set("X-Content-Type-Options", "nosniff")
-		answering(rec)
-		rec.WriteHeader(status)
-		_, _ = rec.Write([]byte(message + "\n"))
+		writeText(rec, status, message+"\n")
 		return status
 	}
 	if path == "/healthz" {

@@ -132,10 +132,7 @@ func (s *Server) hostLabel(host string) (label string, named bool) {
 	if s.baseDomain == "" {
 		return "", false
 	}
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = strings.ToLower(strings.TrimSuffix(withoutPort(host), "."))
 	label, ok := strings.CutSuffix(host, "."+s.baseDomain)
 	return label, ok
 }
@@ -187,7 +184,7 @@ func (s *Server) IngressServer() *http.Server {
 }
 
 func (s *Server) ingressAlive(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Type", textPlain)
 	if s.draining.Load() {
 		writeBytes(w, http.StatusServiceUnavailable, []byte("shutting down"))
 		return
@@ -366,11 +363,7 @@ func writeIngressError(w http.ResponseWriter, a answer) {
 	case http.StatusGatewayTimeout:
 		a.status = http.StatusBadGateway
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	writeBytes(w, a.status, []byte("OpenSandbox Ingress: "+a.message+" ["+a.code+"]\n"))
+	writeText(w, a.status, "OpenSandbox Ingress: "+a.message+" ["+a.code+"]\n")
 }
 
 // splitBase takes a base domain apart.
@@ -383,8 +376,14 @@ func splitBase(base string) (domain, port string) {
 
 // withPort puts a port in the place of the one that an address has.
 func withPort(host string, port int) string {
+	return net.JoinHostPort(strings.Trim(withoutPort(host), "[]"), strconv.Itoa(port))
+}
+
+// withoutPort is a host as a Host header has it, less the port. An IPv6 address
+// that has no port keeps its brackets.
+func withoutPort(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+		return h
 	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port))
+	return host
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,9 +28,8 @@ func (s *Server) admitBrowser(r *request, in *ingress, now time.Time) (answered 
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || !opensPage(r.Header) {
 		return false
 	}
-	h := r.w.Header()
 	framed := len(r.Header["Sec-Fetch-Dest"]) > 0 && r.Header["Sec-Fetch-Dest"][0] != "document"
-	h["Set-Cookie"] = []string{s.accessCookie(r.Request, in, framed, now)}
+	r.w.Header()["Set-Cookie"] = []string{s.accessCookie(r.Request, in, framed, now)}
 	if framed {
 		return false
 	}
@@ -40,13 +38,7 @@ func (s *Server) admitBrowser(r *request, in *ingress, now time.Time) (answered 
 	if trimmed := strings.TrimLeft(location, `/\`); location == "" || len(location)-len(trimmed) != 1 {
 		location = "/" + trimmed
 	}
-	if r.URL.RawQuery != "" {
-		location += "?" + r.URL.RawQuery
-	}
-	h["Location"] = []string{location}
-	h["Cache-Control"] = []string{"no-store"}
-	h["Referrer-Policy"] = []string{"no-referrer"}
-	writeBytes(r.w, http.StatusSeeOther, nil)
+	sendOn(r, http.StatusSeeOther, location)
 	return true
 }
 
@@ -60,15 +52,20 @@ func addSlash(r *request) (answered bool) {
 		return false
 	}
 	location := path[strings.LastIndexByte(path, '/')+1:] + "/"
+	sendOn(r, http.StatusTemporaryRedirect, location)
+	return true
+}
+
+// sendOn redirects a browser to a path, with the query that it came with.
+func sendOn(r *request, status int, path string) {
 	if r.URL.RawQuery != "" {
-		location += "?" + r.URL.RawQuery
+		path += "?" + r.URL.RawQuery
 	}
 	h := r.w.Header()
-	h["Location"] = []string{location}
+	h["Location"] = []string{path}
 	h["Cache-Control"] = []string{"no-store"}
 	h["Referrer-Policy"] = []string{"no-referrer"}
-	writeBytes(r.w, http.StatusTemporaryRedirect, nil)
-	return true
+	writeBytes(r.w, status, nil)
 }
 
 // opensPage is whether a browser wants a page, and not a part of one.
@@ -122,10 +119,7 @@ func (s *Server) accessCookie(r *http.Request, in *ingress, framed bool, now tim
 // isLocalhost is whether a Host header is localhost or a name below it, which
 // browsers resolve to their own machine (RFC 6761, section 6.3).
 func isLocalhost(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	host = "." + strings.ToLower(strings.TrimSuffix(withoutPort(host), "."))
 	return strings.HasSuffix(host, ".localhost")
 }
 

@@ -19,8 +19,6 @@ const (
 	// maxStreamTail only keeps the number in range: a stream is not held in
 	// memory.
 	maxStreamTail = 1_000_000_000
-
-	textPlain = "text/plain; charset=utf-8"
 )
 
 // streamLogs copies what the entrypoint printed, as it is printed.
@@ -54,10 +52,7 @@ func (s *Server) streamLogs(r *request) error {
 	}
 	defer log.Close()
 	streaming(r.w)
-	h := r.w.Header()
-	h.Set("Content-Type", textPlain)
-	h.Set("X-Content-Type-Options", "nosniff") // what a sandbox prints is not a page
-	h.Set("Cache-Control", "no-store")
+	plain(r.w.Header())
 	r.w.WriteHeader(http.StatusOK)
 	return copyFlushing(r.w, log, opts.Follow)
 }

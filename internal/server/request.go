@@ -111,6 +111,22 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	writeBytes(w, status, b.Bytes())
 }
 
+const textPlain = "text/plain; charset=utf-8"
+
+// plain sets the headers of an answer in plain text, which may hold what a
+// sandbox has printed: that is not a page.
+func plain(h http.Header) {
+	h.Set("Content-Type", textPlain)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+}
+
+// writeText writes a complete answer in plain text.
+func writeText(w http.ResponseWriter, status int, text string) {
+	plain(w.Header())
+	writeBytes(w, status, []byte(text))
+}
+
 func writeBytes(w http.ResponseWriter, status int, body []byte) {
 	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	// A failed write means that the client is gone.
