@@ -193,6 +193,7 @@ type relay struct {
 	active  bool // something came since the last look
 	idle    *time.Timer
 	greeted bool          // the client was
+	over    bool          // and so is the relay
 	begin   chan struct{} // closed when the destination was
 	ending  bool          // nothing more will be sent to the client
 }
@@ -252,6 +253,7 @@ func Relay(ctx context.Context, o Options) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.over = true
 	for _, s := range r.streams {
 		r.remove(s)
 	}
@@ -304,6 +306,10 @@ func (r *relay) give(from, to *end) uint32 {
 // checkIdle ends a connection on which nothing has been going on.
 func (r *relay) checkIdle() {
 	r.mu.Lock()
+	if r.over {
+		r.mu.Unlock()
+		return
+	}
 	if r.active || len(r.streams) > 0 {
 		r.active = false
 		r.idle.Reset(r.o.Idle / 2)

@@ -30,8 +30,9 @@ func (r *relay) common(e *end, s *stream, f *frame, data func(b []byte, size int
 			return err
 		}
 		if len(b) > 0 {
-			// What is read leads to as many updates of windows.
-			r.other(e).budget.earn(1 + len(b)/1024)
+			// It leads to updates of windows: some libraries send two for each
+			// frame, others one for each kilobyte that is read.
+			r.other(e).budget.earn(4 + len(b)/1024)
 		} else if !f.ends() && !e.budget.spend() {
 			return errFlood
 		}

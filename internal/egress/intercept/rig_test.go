@@ -34,6 +34,7 @@ var discard = log.New(io.Discard, "", 0)
 // believes to connect to the destination.
 type rig struct {
 	t        testing.TB
+	o        rigOptions
 	addr     netip.AddrPort // of the destination
 	port     int
 	vaults   *vault.Vaults
@@ -55,6 +56,8 @@ type rigOptions struct {
 	untrusted bool
 	// splice makes the proxy pass connections on untouched.
 	splice bool
+	// direct makes clients connect to the destination itself.
+	direct bool
 }
 
 func pool(t testing.TB, a *Authority) *x509.CertPool {
@@ -106,7 +109,7 @@ func newRig(t testing.TB, o rigOptions, h http.Handler) *rig {
 // rigTo makes all but the destination.
 func rigTo(t testing.TB, o rigOptions, addr netip.AddrPort, world *x509.CertPool) *rig {
 	t.Helper()
-	r := &rig{t: t, addr: addr, port: int(addr.Port())}
+	r := &rig{t: t, o: o, addr: addr, port: int(addr.Port())}
 	var err error
 	if r.vaults, err = vault.Open(t.TempDir(), nil); err != nil {
 		t.Fatal(err)
@@ -193,7 +196,11 @@ func (r *rig) vaultOf(body string) {
 func (r *rig) transport(http2 bool) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp4", r.listener.Addr().String())
+			to := r.listener.Addr().String()
+			if r.o.direct {
+				to = r.addr.String()
+			}
+			return new(net.Dialer).DialContext(ctx, "tcp4", to)
 		},
 		TLSClientConfig:    &tls.Config{RootCAs: r.roots},
 		ForceAttemptHTTP2:  http2,

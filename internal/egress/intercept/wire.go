@@ -101,6 +101,14 @@ func (b batched) Write(p []byte) (int, error) {
 }
 
 // CloseWrite ends what is sent, as net.TCPConn does.
+func (b batched) CloseWrite() error {
+	if c, ok := b.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return b.Close()
+}
+
+// CloseWrite ends what is sent, as net.TCPConn does.
 func (w *wire) CloseWrite() error {
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
