@@ -138,6 +138,7 @@ func TestErrors(t *testing.T) {
 		{name: "no key on a public address", file: "[server]\nlisten = \"0.0.0.0:80\"\ninsecure_no_auth = true\n",
 			want: []string{"FILE:3: server.insecure_no_auth", "0.0.0.0:80", "FILE:2", "reachable from other machines"}},
 		{name: "short key", file: "[server]\napi_key = \"hunter2\"\n", want: []string{"FILE:2: server.api_key: want 16 to 512"}},
+		{name: "authorities at a relative path", file: "[egress]\nupstream_ca_file = \"ca.pem\"\n", want: []string{"egress.upstream_ca_file", "absolute"}},
 		{name: "half of TLS", file: "[server]\ntls_cert = \"/x\"\n", want: []string{"set both or neither"}},
 		{name: "webhook that is no URL", file: "[egress]\ndeny_webhook = \"ftp://very-secret\"\n", want: []string{"egress.deny_webhook", "want a URL such as"}},
 		{name: "public host with a scheme", file: "[server]\npublic_host = \"https://x\"\n", want: []string{"without a scheme"}},
