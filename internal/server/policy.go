@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"net/http"
 	"regexp"
@@ -122,11 +121,6 @@ func (d *decoder) texts(obj *value, name string) (out []string) {
 	return out
 }
 
-func errTooManyRules(n int) error {
-	return &httpError{status: http.StatusRequestEntityTooLarge, code: codeTooLarge,
-		message: "The policy would have " + strconv.Itoa(n) + " rules; at most " + strconv.Itoa(policy.MaxRules) + " are allowed. A range in CIDR form or *.domain can replace many."}
-}
-
 // policyAPI reads or changes the policy of a sandbox: both the route of the
 // control plane and the egress API are this.
 func (s *Server) policyAPI(r *request, id string) (policyStatus, error) {
@@ -193,111 +187,12 @@ func wantedVersion(h http.Header) (int64, error) {
 	return strconv.ParseInt(m[2], 10, 64) // 18 digits fit
 }
 
-type policyEdit = func(*policy.Policy) (*policy.Policy, error)
-
-// policyEdit reads what is to be done to the policy. The reason is known only
-// when the edit was made.
-func (s *Server) policyEdit(r *request) (policyEdit, *string, error) {
-	reason := new(string)
-	body, err := s.readBody(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	d := new(decoder)
-	switch r.Method {
-	case http.MethodPost, http.MethodPut:
-		p, reset := &policy.Policy{DefaultAction: policy.Deny}, true
-		if len(strings.TrimSpace(string(body))) > 0 {
-			v, err := parseJSON(body)
-			if err != nil {
-				return nil, nil, err
-			}
-			if v.kind != kindNull {
-				if list := d.member(v, "egress"); list != nil && len(list.items) > policy.MaxRules {
-					return nil, nil, errTooManyRules(len(list.items))
-				}
-				if p = d.networkPolicy(v); d.err != nil {
-					return nil, nil, d.err
-				}
-				reset = len(v.members) == 0
-			}
-		}
-		if reset {
-			*reason = "policy reset to default deny-all"
-		}
-		return func(*policy.Policy) (*policy.Policy, error) { return p, nil }, reason, nil
-	case http.MethodPatch:
-		v, err := nonEmptyList(body, "rules")
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(v.items) > policy.MaxRules {
-			return nil, nil, errTooManyRules(len(v.items))
-		}
-		fresh := d.normalPolicy("", policy.Policy{Egress: d.rules(v)})
-		if d.err != nil {
-			return nil, nil, patchError(d.err)
-		}
-		return func(old *policy.Policy) (*policy.Policy, error) {
-			merged := orOpen(old).Merge(fresh.Egress)
-			if n := len(merged.Egress); n > policy.MaxRules {
-				return nil, errTooManyRules(n)
-			}
-			return &merged, nil
-		}, reason, nil
-	}
-	v, err := nonEmptyList(body, "targets")
-	if err != nil {
-		return nil, nil, err
-	}
-	var targets []string
-	for _, t := range v.items {
-		targets = append(targets, d.textOf(t, bytesRule{max: maxTarget}))
-	}
-	if d.err != nil {
-		return nil, nil, d.err
-	}
-	return func(old *policy.Policy) (*policy.Policy, error) {
-		left, n := orOpen(old).Without(targets)
-		if n == 0 {
-			*reason = "no matching targets found"
-			return old, nil
-		}
-		return &left, nil
-	}, reason, nil
-}
-
-// patchError names a rule by its place in the list that was sent.
-func patchError(err error) error {
-	var e *sandbox.Error
-	if errors.As(err, &e) {
-		c := *e
-		c.Message = strings.TrimPrefix(c.Message, "egress")
-		return &c
-	}
-	return err
-}
-
 // orOpen is what holds for a sandbox without a policy.
 func orOpen(p *policy.Policy) policy.Policy {
 	if p == nil {
 		return policy.Policy{DefaultAction: policy.Allow}
 	}
 	return *p
-}
-
-func nonEmptyList(body []byte, what string) (*value, error) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		body = []byte("[]") // as wrong as that
-	}
-	v, err := parseJSON(body)
-	if err != nil {
-		return nil, err
-	}
-	if v.kind != kindArray || len(v.items) == 0 {
-		return nil, invalid(sandbox.CodeInvalidParameter, "The body must be an array of %s that is not empty.", what)
-	}
-	return v, nil
 }
 
 // networkPolicy is the route of the control plane.
