@@ -20,7 +20,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
@@ -137,13 +136,11 @@ func (s *Store) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Directories of removed layers are deleted by the collector, outside of
-	// the database's transactions.
-	s.overlay, err = overlay.NewSnapshotter(filepath.Join(s.opts.Root, "layers"),
-		overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
+	layers, err := openLayers(filepath.Join(s.opts.Root, "layers"), s.log)
 	if err != nil {
 		return err
 	}
+	s.overlay = layers
 	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
 	if err := s.db.Init(ctx); err != nil {
 		return err
