@@ -208,6 +208,8 @@ func startBrowser(path string) error {
 		chromedp.Flag("host-resolver-rules", "MAP *."+secureBase+" 127.0.0.1"),
 		chromedp.Flag("no-proxy-server", true),
 		chromedp.ModifyCmdFunc(shared.island.command),
+		// What it leaves behind goes with this directory.
+		chromedp.Env("TMPDIR="+shared.work, "HOME="+shared.work),
 	)
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	browser, cancel := chromedp.NewContext(allocator)
