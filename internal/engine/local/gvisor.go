@@ -30,6 +30,13 @@ import (
 // behindGVisor reports whether the wall is gVisor's.
 func (s *shell) behindGVisor() bool { return s.kind == sandbox.IsolationGVisor }
 
+// Smallest limits with which gVisor and execd in it still start: some 35 threads
+// and 20 MiB.
+const (
+	minGVisorPIDs   = 64
+	minGVisorMemory = 32 << 20
+)
+
 // remedyRunsc is for doctor and for the error.
 const remedyRunsc = "build it with `make runsc` and put bin/runsc into $PATH or beside paddock, or set runtime.runsc to its path"
 
@@ -47,6 +54,11 @@ func (e *Engine) checkIsolation(spec *sandbox.Spec) error {
 		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
 			"extensions[%q] is %q, which this server does not have (%v). Leave it out, or have the server's operator do this: %s.",
 			sandbox.ExtensionIsolation, spec.Isolation, err, remedyRunsc)
+	}
+	if l := spec.Limits; l.PIDs > 0 && l.PIDs < minGVisorPIDs || l.MemoryBytes > 0 && l.MemoryBytes < minGVisorMemory {
+		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
+			"resourceLimits: with extensions[%q] %q, gVisor's own threads and memory count; pids must be at least %d and memory at least %dMi.",
+			sandbox.ExtensionIsolation, spec.Isolation, minGVisorPIDs, minGVisorMemory>>20)
 	}
 	if spec.Limits.GPUs != "" {
 		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
@@ -178,6 +190,9 @@ func (e *Engine) watchGVisor(s *shell) {
 func (s *shell) dialTCP(ctx context.Context, port int) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	if s.behindGVisor() {
+		if s.conns.over() {
+			return nil, errSandboxEnded
+		}
 		// A paused sandbox answers nothing, and has its connections when it goes
 		// on.
 		d.KeepAlive = -1
@@ -212,6 +227,13 @@ func (c *conns) keep(tcp *net.TCPConn) (net.Conn, error) {
 	}
 	c.open[tcp] = struct{}{}
 	return &keptConn{TCPConn: tcp, all: c}, nil
+}
+
+// over reports whether they were closed.
+func (c *conns) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 // close closes them all, and those to come.
