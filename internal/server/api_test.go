@@ -168,7 +168,7 @@ func TestAuthentication(t *testing.T) {
 		}
 		f.call("HEAD", path, "", "OPEN-SANDBOX-API-KEY", "").is(200, "")
 	}
-	open := start(t, func(o *Options) { o.APIKey, o.NoAuth, o.OpenMetrics = "", true, true })
+	open := start(t, func(o *Options) { o.APIKey, o.NoAuth = "", true })
 	open.call("GET", "/v1/sandboxes", "", "OPEN-SANDBOX-API-KEY", "").is(200, "")
 	open.call("GET", "/metrics", "", "OPEN-SANDBOX-API-KEY", "").is(200, "")
 	if _, err := New(Options{Manager: f.m}); err == nil {

@@ -61,7 +61,7 @@ func (s *Server) removeImage(r *request) error {
 	if err := store.Remove(r.Context(), ref); err != nil {
 		return err
 	}
-	return noContent(r, http.StatusNoContent)
+	return empty(r, http.StatusNoContent)
 }
 
 func (s *Server) pruneImages(r *request) error {

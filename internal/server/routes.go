@@ -60,11 +60,7 @@ func (s *Server) table() *node {
 	add(bare|open, "/health", on{"GET": s.health, "HEAD": s.health})
 	add(bare|open, "/version", on{"GET": s.version, "HEAD": s.version})
 	add(bare|open, "/openapi.json", on{"GET": s.openAPI, "HEAD": s.openAPI})
-	metricsPath := bare
-	if s.opts.OpenMetrics {
-		metricsPath |= open
-	}
-	add(metricsPath, "/metrics", on{"GET": s.serveMetrics})
+	add(bare, "/metrics", on{"GET": s.serveMetrics})
 
 	// Parts of the contract that are not built, with the codes that it has
 	// for servers without them.

@@ -180,10 +180,11 @@ func (s *Server) deleteSandbox(r *request) error {
 		return err
 	}
 	s.gateway.Evict(id)
-	return noContent(r, http.StatusNoContent)
+	return empty(r, http.StatusNoContent)
 }
 
-func noContent(r *request, status int) error {
+// empty is an answer without a body.
+func empty(r *request, status int) error {
 	r.w.WriteHeader(status)
 	return nil
 }
@@ -196,7 +197,7 @@ func (s *Server) pauseSandbox(r *request) error {
 	if err := s.manager.Pause(r.Context(), id); err != nil {
 		return err
 	}
-	return noContent(r, http.StatusAccepted)
+	return empty(r, http.StatusAccepted)
 }
 
 func (s *Server) resumeSandbox(r *request) error {
@@ -207,7 +208,7 @@ func (s *Server) resumeSandbox(r *request) error {
 	if err := s.manager.Resume(r.Context(), id); err != nil {
 		return err
 	}
-	return noContent(r, http.StatusAccepted)
+	return empty(r, http.StatusAccepted)
 }
 
 func (s *Server) patchMetadata(r *request) error {

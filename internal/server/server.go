@@ -73,8 +73,6 @@ type Options struct {
 	APIKey string
 	// NoAuth lets everybody do everything who can connect.
 	NoAuth bool
-	// OpenMetrics shows /metrics without the key.
-	OpenMetrics bool
 	// Collectors have further metrics.
 	Collectors []prometheus.Collector
 	// PublicHost is the host, or host and port, in the addresses of endpoints;

@@ -50,7 +50,7 @@ func (s *Server) removeVolume(r *request) error {
 	if err := s.manager.RemoveVolume(r.Context(), name); err != nil {
 		return err
 	}
-	return noContent(r, http.StatusNoContent)
+	return empty(r, http.StatusNoContent)
 }
 
 // sdkAgent is how SDKs introduce themselves (behaviour.md 1.4).
@@ -105,5 +105,5 @@ func (s *Server) reportMetricsEvent(r *request) error {
 		sdk = sdkNames[m[1]]
 	}
 	s.metrics.reported(sdk, success, time.Duration(millis)*time.Millisecond)
-	return noContent(r, http.StatusNoContent)
+	return empty(r, http.StatusNoContent)
 }
