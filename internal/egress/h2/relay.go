@@ -132,7 +132,9 @@ type end struct {
 	// given is what it was told that it may send on a new one.
 	send, initial, recv, given int64
 	flushSoon                  bool
-	held                       int // bytes that wait to be sent to this end
+	greet                      func() // sends the settings, nil once it has
+	acks                       int    // settings that are not acknowledged yet
+	held                       int    // bytes that wait to be sent to this end
 	settled                    bool
 	budget                     budget
 
@@ -152,8 +154,12 @@ func newEnd(c net.Conn) *end {
 	return e
 }
 
-// out is the buffer of what is to be sent.
+// out is the buffer of what is to be sent. Settings come first (RFC 9113, 3.4).
 func (e *end) out() *[]byte {
+	if greet := e.greet; greet != nil {
+		e.greet = nil
+		greet()
+	}
 	if e.buf == nil {
 		e.buf = buffers.Get().(*[]byte)
 	}
@@ -212,6 +218,7 @@ func Relay(ctx context.Context, o Options) error {
 	}
 	r := &relay{o: o, client: newEnd(o.Client), streams: map[uint32]*stream{}, upstream: map[uint32]*stream{},
 		nextUp: 1, begin: make(chan struct{}), resets: resets(), maxStreams: uint32(o.MaxStreams)}
+	r.client.greet = r.greetClient
 	r.client.flushSoon = o.ClientWaits == nil
 	if o.ClientWaits != nil {
 		o.ClientWaits(func() { r.flush(r.server); r.flush(r.client) })
@@ -276,8 +283,10 @@ func (r *relay) greetServer() {
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: r.give(r.server, r.client)})
 }
 
-// greetClient is done once it is known what the destination can do.
+// greetClient is done once it is known what the destination can do, or when the
+// client must be told something before.
 func (r *relay) greetClient() {
+	r.client.greet = nil
 	settings := []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: r.maxStreams}, {ID: http2.SettingMaxHeaderListSize, Val: MaxHead}}
 	if r.server != nil && !r.greeted {
 		settings = append(settings, http2.Setting{ID: http2.SettingInitialWindowSize, Val: r.give(r.client, r.server)})
@@ -288,6 +297,15 @@ func (r *relay) greetClient() {
 	r.greeted = true
 	b := r.client.out()
 	*b = appendSettings(*b, settings...)
+	r.acknowledge(r.client)
+}
+
+// acknowledge acknowledges an end's settings.
+func (r *relay) acknowledge(e *end) {
+	for ; e.acks > 0; e.acks-- {
+		b := e.out()
+		*b = appendHeader(*b, 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
+	}
 }
 
 // give decides what an end may send at first of a stream: what the other takes,

@@ -390,3 +390,45 @@ func TestExtendedConnect(t *testing.T) {
 		}
 	}
 }
+
+// The first thing that a client is sent is settings, and no acknowledgement, be
+// the destination as late as it may (RFC 9113, 3.4).
+func TestSettingsComeFirst(t *testing.T) {
+	for name, late := range map[string]func(c *bare){
+		"nothing more":      func(*bare) {},
+		"a request refused": func(c *bare) { c.headers(1, true, with(get, "host", "evil.example.com")...) },
+		"a request reset":   func(c *bare) { c.headers(1, true, with(get, "connection", "close")...) },
+		"a long body": func(c *bare) {
+			c.headers(1, false, get...)
+			for range 3 {
+				_ = c.WriteData(1, false, make([]byte, maxFrame))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := relayed(t, &open{}, nil)
+			c, s := newBare(t, client).greet(), newBare(t, server)
+			late(c)
+			io.ReadFull(server, make([]byte, len(http2.ClientPreface)))
+			if f, err := s.ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings || f.Header().Flags != 0 {
+				t.Fatalf("the destination: %v %v", f, err)
+			}
+			_ = s.WriteSettings()
+			acks, settings := 0, 0
+			for acks == 0 {
+				f, err := c.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f, ok := f.(*http2.SettingsFrame); ok && f.IsAck() {
+					acks++
+				} else if ok {
+					settings++
+				}
+				if settings == 0 {
+					t.Fatalf("first comes %v", f)
+				}
+			}
+		})
+	}
+}

@@ -48,7 +48,7 @@ func (e broken) orNil() error {
 // lose ends what can't go on without the destination.
 func (r *relay) lose(err error) {
 	r.lost = err
-	if !r.server.settled {
+	if r.client.greet != nil {
 		r.greetClient()
 	}
 	for _, s := range r.streams {

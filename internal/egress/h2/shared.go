@@ -130,7 +130,7 @@ func (r *relay) settings(e *end, f *frame) error {
 			}
 		}
 	}
-	out := e.out()
+	e.acks++
 	if first := !e.settled; first {
 		e.settled = true
 		_ = e.conn.SetReadDeadline(time.Time{})
@@ -143,7 +143,9 @@ func (r *relay) settings(e *end, f *frame) error {
 	} else if changed {
 		r.greetClient()
 	}
-	*out = appendHeader(*out, 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
+	if e.greet == nil {
+		r.acknowledge(e)
+	}
 	if err := r.pumpAll(e); err != nil {
 		return err
 	}

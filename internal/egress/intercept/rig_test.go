@@ -42,6 +42,7 @@ type rig struct {
 	proxy    *proxy.Proxy
 	listener *net.TCPListener
 	roots    *x509.CertPool // what the sandbox trusts
+	rootsPEM []byte         // without splice: the same
 
 	mu     sync.Mutex
 	denied []proxy.Denial
@@ -56,6 +57,8 @@ type rigOptions struct {
 	untrusted bool
 	// splice makes the proxy pass connections on untouched.
 	splice bool
+	// ip is where destination and proxy listen, 127.0.0.1 by default.
+	ip string
 	// direct makes clients connect to the destination itself.
 	direct bool
 }
@@ -81,7 +84,15 @@ func authority(t testing.TB) *Authority {
 func newRig(t testing.TB, o rigOptions, h http.Handler) *rig {
 	t.Helper()
 	world := authority(t)
+	if o.ip == "" {
+		o.ip = "127.0.0.1"
+	}
 	srv := httptest.NewUnstartedServer(h)
+	srv.Listener.Close()
+	var err error
+	if srv.Listener, err = net.Listen("tcp4", o.ip+":0"); err != nil {
+		t.Fatal(err)
+	}
 	srv.Config.ErrorLog = discard
 	srv.EnableHTTP2 = o.http2
 	if o.plain {
@@ -102,6 +113,9 @@ func newRig(t testing.TB, o rigOptions, h http.Handler) *rig {
 		world = authority(t)
 	}
 	r := rigTo(t, o, srv.Listener.Addr().(*net.TCPAddr).AddrPort(), pool(t, world))
+	if o.splice {
+		r.rootsPEM = world.PEM()
+	}
 	t.Cleanup(srv.CloseClientConnections)
 	return r
 }
@@ -115,7 +129,7 @@ func rigTo(t testing.TB, o rigOptions, addr netip.AddrPort, world *x509.CertPool
 		t.Fatal(err)
 	}
 	own := authority(t)
-	r.roots = pool(t, own)
+	r.roots, r.rootsPEM = pool(t, own), own.PEM()
 	denied := func(d proxy.Denial) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -124,7 +138,7 @@ func rigTo(t testing.TB, o rigOptions, addr netip.AddrPort, world *x509.CertPool
 	if r.i, err = New(Options{Authority: own, Vaults: r.vaults, Roots: world}); err != nil {
 		t.Fatal(err)
 	}
-	if r.listener, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+	if r.listener, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr.Addr(), 0))); err != nil {
 		t.Fatal(err)
 	}
 	po := proxy.Options{
