@@ -82,6 +82,7 @@ func TestEndpointExpires(t *testing.T) {
 		"expires=%2B1":                 `"+1"`,
 		"expires=1e9":                  `"1e9"`,
 		"expires=18446744073709551616": "18446744073709551615",
+		"expires=04000000000":          "leading zeros",
 		"expires=0":                    "not in the future",
 		fmt.Sprintf("expires=%d", now): "not in the future",
 		fmt.Sprintf("expires=%d&use_server_proxy=true", now+100): "use_server_proxy",

@@ -505,6 +505,9 @@ func TestIngressWithoutAuthentication(t *testing.T) {
 		{visit{host: host, path: "/"}, "", 200},
 		{visit{host: host, path: "/"}, "http://" + host, 200},
 		{visit{host: host, path: "/"}, "http://other-80." + testBase, 401},
+		{visit{host: host, path: "/"}, "null", 401},
+		{visit{host: host, path: "/", header: []string{"Sec-Fetch-Site", "same-origin"}}, "null", 200},
+		{visit{host: host, path: "/", header: []string{"Sec-Fetch-Site", "cross-site"}}, "null", 401},
 	} {
 		var h []string
 		if c.origin != "" {

@@ -263,3 +263,38 @@ func BenchmarkVerify(b *testing.B) {
 		})
 	}
 }
+
+// What has expired can be told from what never was, but not of the signatures
+// that somebody could guess.
+func TestExpired(t *testing.T) {
+	own, short := testKeys(t, ""), testKeys(t, "a")
+	now := time.Unix(2_000_000_000, 0)
+	ref := func(k *Keys, at int64) Ref {
+		return Ref{ID: "sb", Port: 80, Expires: FormatExpires(uint64(at)), Signature: k.Sign("sb", 80, uint64(at))}
+	}
+	if got := own.Expired(ref(own, now.Unix()-1), now); !got.Equal(now.Add(-time.Second)) {
+		t.Errorf("expired at %s", got)
+	}
+	forged := ref(own, now.Unix()-1)
+	forged.Port = 81
+	for name, r := range map[string]Ref{"valid": ref(own, now.Unix()), "of another port": forged, "unsigned": {ID: "sb", Port: 80}, "short": ref(short, now.Unix()-1)} {
+		if got := own.Expired(r, now); !got.IsZero() {
+			t.Errorf("%s: expired at %s", name, got)
+		}
+	}
+	if short.Expired(ref(short, now.Unix()-1), now) != (time.Time{}) {
+		t.Error("a short signature tells of its time")
+	}
+	var none *Keys
+	for _, c := range []struct {
+		k    *Keys
+		r    Ref
+		want bool
+	}{
+		{own, ref(own, 1), true}, {own, ref(short, 1), false}, {short, ref(short, 1), true}, {short, ref(own, 1), true}, {none, ref(own, 1), false}, {none, ref(short, 1), false},
+	} {
+		if got := c.k.Has(c.r); got != c.want {
+			t.Errorf("a key for %q: %t", c.r.Signature, got)
+		}
+	}
+}
