@@ -40,7 +40,7 @@ func (e *Engine) reportDenials() {
 			out := sandbox.Denial{ID: d.Sandbox, At: time.Now(), Protocol: d.Protocol, Name: d.Name, To: d.To,
 				Rule: d.Rule, Target: d.Target, Reason: d.Reason, Audit: d.Audit, Process: d.Process}
 			if d.Source != 0 && e.looks.take(d.Sandbox) {
-				out.Process = e.processOf(d.Sandbox, d.Protocol == "udp", d.Source, lookLong)
+				out.Process = e.deniedProcess(d)
 			}
 			select {
 			case e.denials <- out:

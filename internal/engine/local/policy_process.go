@@ -1,9 +1,9 @@
 package local
 
 import (
-	"bufio"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/egress"
+	"github.com/paddock-sandbox/paddock/internal/egress/enforce"
 )
 
 // looks counts the searches for processes within a second. Its zero value is
@@ -69,20 +70,30 @@ func (e *Engine) askerOf(id string, from egress.Asker) string {
 	if !e.looks.take(id) {
 		return ""
 	}
-	return e.processOf(id, !from.Stream, from.At.Port(), lookTime)
+	flow := ends{from.At, netip.AddrPortFrom(e.network.Gateway(), dnsPort)}
+	return e.processOf(id, !from.Stream, flow, lookTime)
 }
 
-// processOf names the process in the sandbox whose socket has this port:
+// deniedProcess names the program whose connection or packet was refused.
+func (e *Engine) deniedProcess(d enforce.Denial) string {
+	flow := ends{netip.AddrPortFrom(d.Address, d.Source), d.To}
+	if !d.To.Addr().Is4() {
+		flow.local = netip.AddrPortFrom(e.network.Addr6(d.Address), d.Source)
+	}
+	return e.processOf(d.Sandbox, d.Protocol == "udp", flow, lookLong)
+}
+
+// processOf names the process in the sandbox that has the socket of a flow:
 // "curl[17]", with its number inside. It is empty when that is not to be found
-// out: the socket may be closed already, and no search takes longer than given.
-// What it says comes from the sandbox.
-func (e *Engine) processOf(id string, udp bool, port uint16, longest time.Duration) string {
+// out: the socket may be closed already, and a search takes not much longer than
+// given. What it says comes from the sandbox.
+func (e *Engine) processOf(id string, udp bool, flow ends, longest time.Duration) string {
 	until := time.Now().Add(longest)
 	s, err := e.find(id)
 	if err != nil || s.group == nil {
 		return ""
 	}
-	inode := socketInode(s.pid, udp, port, until)
+	inode := socketInode(s.pid, udp, flow, until, longest > lookTime)
 	if inode == "" {
 		return ""
 	}
@@ -90,49 +101,19 @@ func (e *Engine) processOf(id string, udp bool, port uint16, longest time.Durati
 	if err != nil {
 		return ""
 	}
-	// The newest first: what is refused something has often just been started.
+	// First the last one, which tends to go on trying, and then the newest: what is
+	// refused something has often just been started.
 	slices.SortFunc(pids, func(a, b int) int { return b - a })
+	if last := int(s.denied.Load()); slices.Contains(pids, last) {
+		pids = append([]int{last}, pids...)
+	}
 	for _, pid := range pids[:min(len(pids), maxLookProcs)] {
 		if time.Now().After(until) {
 			return ""
 		}
 		if hasSocket(pid, inode, until) {
+			s.denied.Store(int64(pid))
 			return processName(pid)
-		}
-	}
-	return ""
-}
-
-// socketInode finds the socket with that local port in the network namespace of a
-// process (proc_pid_net(5)). Sockets of IPv6 may be used for IPv4.
-func socketInode(pid int, udp bool, local uint16, until time.Time) string {
-	table := "tcp"
-	if udp {
-		table = "udp"
-	}
-	for _, name := range []string{table, table + "6"} {
-		if inode := inodeIn(fmt.Sprintf("/proc/%d/net/%s", pid, name), local, until); inode != "" {
-			return inode
-		}
-	}
-	return ""
-}
-
-func inodeIn(path string, local uint16, until time.Time) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	port := fmt.Sprintf(":%04X", local)
-	lines := bufio.NewScanner(f)
-	for n := range maxLookSockets {
-		if n%64 == 63 && time.Now().After(until) || !lines.Scan() {
-			return ""
-		}
-		// A socket that no process has any more has the inode 0.
-		if fields := strings.Fields(lines.Text()); len(fields) > 9 && strings.HasSuffix(fields[1], port) && fields[9] != "0" {
-			return fields[9]
 		}
 	}
 	return ""

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -127,22 +128,46 @@ func TestDenialsAreDelivered(t *testing.T) {
 	}
 }
 
-// The program of a socket is found by the socket's port.
+// The program of a socket is found by the socket's ends, or its port alone.
 func TestProcessOfDenial(t *testing.T) {
 	e := newEngine(t)
 	id := mustCreate(t, e, nil)
-	pid, _ := run(t, e, id, "nc -l -p 4000 >/dev/null 2>&1 & echo $!; until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0FA0 '; do sleep 0.05; done")
-	if got, want := e.processOf(id, false, 4000, time.Minute), "nc["+pid+"]"; got != want {
-		t.Errorf("the program is %q, want %q", got, want)
+	out, _ := run(t, e, id, "(sleep 1000 | nc -l -p 4000) >/dev/null 2>&1 & until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0FA0 '; do sleep 0.05; done; "+
+		"(sleep 1000 | nc 127.0.0.1 4000) >/dev/null 2>&1 & "+
+		`until awk '$3 ~ /:0FA0$/ && $4 == "01" {print $2; n++} END {exit !n}' /proc/net/tcp; do sleep 0.05; done`)
+	_, hex, _ := strings.Cut(strings.TrimSpace(out), ":")
+	n, err := strconv.ParseUint(hex, 16, 16)
+	if err != nil {
+		t.Fatalf("%q: %v", out, err)
 	}
-	for name, got := range map[string]string{
-		"nobody's port":   e.processOf(id, false, 4001, time.Minute),
-		"another table":   e.processOf(id, true, 4000, time.Minute),
-		"another sandbox": e.processOf("nobody", false, 4000, time.Minute),
-		"no time":         e.processOf(id, false, 4000, -1),
+	port := uint16(n)
+	at := func(s string, port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(s), port) }
+	right := ends{at("127.0.0.1", port), at("127.0.0.1", 4000)}
+	s, err := e.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon := time.Now().Add(time.Minute)
+	exact, listed := tcpInode(s.pid, right, soon), inodeInTables(s.pid, "tcp", port, soon)
+	if exact != listed || exact == "" {
+		t.Errorf("the kernel's answer is %q, its list has %q", exact, listed)
+	}
+	for name, c := range map[string]struct {
+		id   string
+		udp  bool
+		flow ends
+		time time.Duration
+		want string
+	}{
+		"exact":           {id, false, right, time.Minute, "nc"},
+		"by its port":     {id, false, ends{right.local, at("192.0.2.1", 1)}, time.Minute, "nc"},
+		"nobody's port":   {id, false, ends{at("127.0.0.1", port^1), right.remote}, time.Minute, ""},
+		"another table":   {id, true, right, time.Minute, ""},
+		"another sandbox": {"nobody", false, right, time.Minute, ""},
+		"no time":         {id, false, right, -1, ""},
 	} {
-		if got != "" {
-			t.Errorf("%s: %q", name, got)
+		if got, _, _ := strings.Cut(e.processOf(c.id, c.udp, c.flow, c.time), "["); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,8 @@ type shell struct {
 	// untold is the policy for which programs still must be told to trust the
 	// authority. Calls of the engine for the sandbox use it, which don't overlap.
 	untold *policy.Policy
+	// denied is the process that was last found behind a denial; 0 for none.
+	denied atomic.Int64
 	// token is what execd demands after the claim.
 	token string
 	// over is closed when nothing more is written to the log.
