@@ -60,6 +60,24 @@ func TestEventsArriveOneByOne(t *testing.T) {
 	}
 }
 
+// What an answer's bytes are is the program's to say, or to leave open.
+func TestNoContentTypeIsMadeUp(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		if r.URL.Path == "/typed" {
+			w.Header().Set("Content-Type", "application/x-mine")
+		}
+		io.WriteString(w, "<html>")
+	})
+	f := front(t, newGateway(t, Options{Dialer: dialTo(addr)}))
+	if resp := do(t, "GET", f.URL+"/sb/80/", nil); resp.Header["Content-Type"] != nil || text(t, resp) != "<html>" {
+		t.Errorf("Content-Type = %q", resp.Header["Content-Type"])
+	}
+	if got := do(t, "GET", f.URL+"/sb/80/typed", nil).Header.Get("Content-Type"); got != "application/x-mine" {
+		t.Errorf("Content-Type = %q", got)
+	}
+}
+
 func TestPiecesOfAKnownLengthArriveAtOnce(t *testing.T) {
 	next := make(chan struct{})
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {

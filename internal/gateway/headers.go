@@ -122,26 +122,33 @@ func copyResponseHeader(dst, src http.Header, t *Target, r *http.Request) {
 		case k == "Set-Cookie":
 			dst[k] = append(dst[k], t.responseCookies(v)...)
 		case k == "Location":
-			dst[k] = t.locations(v)
+			dst[k] = t.locations(v, r.Host)
 		case k == "Vary":
 			dst[k] = append(dst[k], v...)
 		default:
 			dst[k] = v
 		}
 	}
+	if _, typed := dst["Content-Type"]; !typed {
+		// Present but empty keeps net/http from guessing one.
+		dst["Content-Type"] = nil
+	}
 	if t.Origin == OriginShared {
 		protectPage(dst, r)
 	}
 }
 
-// locations makes redirects to the program's own root, or to the address that
-// the gateway gave it as Host, lead through the gateway.
-func (t *Target) locations(values []string) []string {
+// locations makes redirects to the program's own root lead through the gateway,
+// also where the program made an address of them: of the Host that the gateway
+// gave it, or of the client's, which it is told as X-Forwarded-Host.
+func (t *Target) locations(values []string, clientHost string) []string {
 	out := make([]string, len(values))
 	for i, v := range values {
-		for _, scheme := range [...]string{"http://", "https://"} {
-			if rest, ok := strings.CutPrefix(v, scheme+t.host()); ok && (rest == "" || rest[0] == '/' || rest[0] == '?') {
-				v = "/" + strings.TrimPrefix(rest, "/")
+		for _, host := range [...]string{t.host(), clientHost} {
+			for _, scheme := range [...]string{"http://", "https://"} {
+				if rest, ok := strings.CutPrefix(v, scheme+host); ok && host != "" && (rest == "" || rest[0] == '/' || rest[0] == '?') {
+					v = "/" + strings.TrimLeft(rest, "/")
+				}
 			}
 		}
 		if strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "//") {

@@ -107,11 +107,15 @@ func TestLocations(t *testing.T) {
 		"https://elsewhere.example/":       "https://elsewhere.example/",
 		"http://localhost:8080/a":          "/v1/sandboxes/sb/proxy/8080/a",
 		"http://localhost:8080":            "/v1/sandboxes/sb/proxy/8080/",
+		"http://localhost:8080//evil.com":  "/v1/sandboxes/sb/proxy/8080/evil.com",
+		"http://api.example/a?b":           "/v1/sandboxes/sb/proxy/8080/a?b",
+		"https://api.example":              "/v1/sandboxes/sb/proxy/8080/",
+		"https://api.example.evil.com/":    "https://api.example.evil.com/",
 		"http://localhost:80801/a":         "http://localhost:80801/a",
 		"http://localhost:8080.evil.com/a": "http://localhost:8080.evil.com/a",
 		"":                                 "",
 	} {
-		if got := tg.locations([]string{in})[0]; got != want {
+		if got := tg.locations([]string{in}, "api.example")[0]; got != want {
 			t.Errorf("Location %q became %q, want %q", in, got, want)
 		}
 	}
