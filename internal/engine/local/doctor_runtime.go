@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,12 +88,8 @@ func trialShell(ctx context.Context, kind oci.Kind, path, runDir string) (err er
 		return err
 	}
 	socket := filepath.Join(dir, "execd.sock")
-	files, err := trialFiles(dir, socket)
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	files, err := execdFiles(socket, filepath.Join(dir, "log0"), filepath.Join(dir, "log1"))
+	defer closeFiles(files)
 	if err != nil {
 		return err
 	}
@@ -122,29 +117,6 @@ func trialShell(ctx context.Context, kind oci.Kind, path, runDir string) (err er
 // instance's first sandboxes.
 const trialBase = 1<<29 - oci.IDRange
 
-// trialFiles are what execd inherits: the listener and two files for the log.
-func trialFiles(dir, socket string) ([]*os.File, error) {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	f, err := l.File()
-	l.Close()
-	if err != nil {
-		return nil, err
-	}
-	files := []*os.File{f}
-	for _, name := range []string{"log0", "log1"} {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return files, err
-		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
 func endTrial(ctx context.Context, pid int) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
@@ -156,10 +128,7 @@ func endTrial(ctx context.Context, pid int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	return awaitExit(ctx, fd)
+	return endProcess(ctx, fd)
 }
 
 // existing is the directory, or the nearest above it that exists.

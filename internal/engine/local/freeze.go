@@ -23,7 +23,7 @@ func (e *Engine) Pause(ctx context.Context, id string) error {
 	if frozen, err := s.group.Frozen(); err == nil && frozen {
 		return nil
 	}
-	if err := e.syncSandbox(ctx, s); err != nil {
+	if err := e.syncSandbox(ctx, s, syncTimeout); err != nil {
 		e.log.Warn("pausing without a sync", "sandbox", id, "error", err)
 	}
 	if err := s.group.Freeze(ctx); err != nil {
@@ -51,8 +51,10 @@ func (e *Engine) Resume(ctx context.Context, id string) error {
 	return nil
 }
 
-func (e *Engine) syncSandbox(ctx context.Context, s *shell) error {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+// syncSandbox has execd write to disk what is in memory. Only the execd of a
+// claimed sandbox does.
+func (e *Engine) syncSandbox(ctx context.Context, s *shell, longest time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	conn, err := e.connect(ctx, s)
 	if err != nil {

@@ -181,17 +181,11 @@ func (e *Engine) isolatedBusy(is *isolatedSession) bool {
 
 // startIsolated runs the OCI runtime, in the sandbox's cgroup.
 func (e *Engine) startIsolated(ctx context.Context, s *shell, is *isolatedSession) error {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: is.socket(), Net: "unix"})
+	files, err := execdFiles(is.socket())
+	defer closeFiles(files)
 	if err != nil {
 		return err
 	}
-	l.SetUnlinkOnClose(false)
-	f, err := l.File()
-	l.Close()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	sh := e.ociShell(s)
 	sh.ID = isolatedContainer(s.id, is.record.short())
 	// Its port belongs to the sandbox's own execd, and there is no entrypoint to
@@ -202,7 +196,7 @@ func (e *Engine) startIsolated(ctx context.Context, s *shell, is *isolatedSessio
 	if *is.record.Settings.ShareNet {
 		sh.Join[specs.NetworkNamespace] = ns + "net"
 	}
-	pid, err := e.runtime.Run(ctx, &oci.Start{Shell: sh, Bundle: is.dir, Files: []*os.File{f}, Begin: s.group.StartHere})
+	pid, err := e.runtime.Run(ctx, &oci.Start{Shell: sh, Bundle: is.dir, Files: files, Begin: s.group.StartHere})
 	if err != nil {
 		return err
 	}
@@ -291,15 +285,10 @@ func (e *Engine) endIsolated(ctx context.Context, s *shell, is *isolatedSession)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
 	defer cancel()
 	if is.pidfd >= 0 {
-		if err := unix.PidfdSendSignal(is.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("killing the session: %w", err)
-		}
 		// execd is PID 1 of the session's namespace: its end is the end of all.
-		if err := awaitExit(ctx, is.pidfd); err != nil {
-			return fmt.Errorf("waiting for the session to end: %w", err)
+		if err := endProcess(ctx, is.pidfd); err != nil {
+			return fmt.Errorf("ending the session's execd: %w", err)
 		}
-		var info unix.Siginfo
-		_ = unix.Waitid(unix.P_PIDFD, is.pidfd, &info, unix.WEXITED|unix.WNOHANG, nil)
 	}
 	is.drop()
 	return errors.Join(e.dropUppers(s, is), os.RemoveAll(is.dir))

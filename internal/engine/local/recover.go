@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
-	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -173,15 +171,7 @@ func (e *Engine) adopt(ctx context.Context, s *shell) sandbox.Found {
 // claimed asks execd whether its entrypoint was handed over: the server may
 // have died between that and writing it down.
 func (e *Engine) claimed(ctx context.Context, s *shell) bool {
-	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
-	defer cancel()
-	conn, err := e.connect(ctx, s)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	status, _, err := conn.call(ctx, http.MethodPost, hostapi.SyncPath, s.token, []byte{})
-	return err == nil && status == http.StatusOK
+	return e.syncSandbox(ctx, s, adoptTimeout) == nil
 }
 
 // removeStrays removes what carries this instance's name but no known id.

@@ -220,29 +220,10 @@ func (e *Engine) prepareDisk(s *shell) error {
 
 // startExecd runs the OCI runtime with the listener and the log segments.
 func (e *Engine) startExecd(ctx context.Context, s *shell) error {
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: e.in.socket(s.id), Net: "unix"})
+	files, err := execdFiles(e.in.socket(s.id), e.logFile(s.id, 0), e.logFile(s.id, 1))
+	defer closeFiles(files)
 	if err != nil {
 		return err
-	}
-	l.SetUnlinkOnClose(false)
-	f, err := l.File()
-	l.Close()
-	if err != nil {
-		return err
-	}
-	files = append(files, f)
-	for i := range 2 {
-		f, err := os.OpenFile(e.logFile(s.id, i), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		files = append(files, f)
 	}
 	start := &oci.Start{Shell: e.ociShell(s), Bundle: e.in.run(s.id), Files: files, Begin: s.group.StartHere}
 	if s.pid, err = e.runtime.Run(ctx, start); err != nil {
@@ -255,6 +236,36 @@ func (e *Engine) startExecd(ctx context.Context, s *shell) error {
 		return fmt.Errorf("execd ended at once: %w", err)
 	}
 	return nil
+}
+
+// execdFiles are what an execd inherits: its listener and the segments of its log.
+// It returns what it opened also with an error.
+func execdFiles(socket string, logs ...string) ([]*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	l.Close()
+	if err != nil {
+		return nil, err
+	}
+	files := []*os.File{f}
+	for _, path := range logs {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 func (e *Engine) logFile(id string, segment int) string {

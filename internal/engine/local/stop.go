@@ -135,16 +135,24 @@ func (e *Engine) kill(ctx context.Context, s *shell) error {
 	if s.pidfd < 0 {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("killing execd: %w", err)
+	if err := endProcess(ctx, s.pidfd); err != nil {
+		return fmt.Errorf("ending execd: %w", err)
 	}
-	if err := awaitExit(ctx, s.pidfd); err != nil {
-		return fmt.Errorf("waiting for execd to end: %w", err)
+	return nil
+}
+
+// endProcess kills the process of a pidfd and waits until it has ended.
+func endProcess(ctx context.Context, pidfd int) error {
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("killing it: %w", err)
+	}
+	if err := awaitExit(ctx, pidfd); err != nil {
+		return fmt.Errorf("waiting for its end: %w", err)
 	}
 	// As its parent (as PID 1 of a container, say) it is ours to reap; else
 	// the answer is ECHILD.
 	var info unix.Siginfo
-	_ = unix.Waitid(unix.P_PIDFD, s.pidfd, &info, unix.WEXITED|unix.WNOHANG, nil)
+	_ = unix.Waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED|unix.WNOHANG, nil)
 	return nil
 }
 
