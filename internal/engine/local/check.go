@@ -137,10 +137,9 @@ func (e *Engine) Resolve(ctx context.Context, spec *sandbox.Spec) (*sandbox.Reso
 	if r.Image == nil {
 		return out, nil
 	}
-	out.Entrypoint = append(append([]string{}, r.Image.Config.Entrypoint...), r.Image.Config.Cmd...)
-	if len(spec.Entrypoint) == 0 && len(out.Entrypoint) == 0 {
-		_, err := entrypoint(spec, &r.Image.Config)
+	if _, err := entrypoint(spec, &r.Image.Config); err != nil {
 		return nil, err
 	}
+	out.Entrypoint = imageCommand(&r.Image.Config)
 	return out, nil
 }

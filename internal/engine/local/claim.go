@@ -89,7 +89,7 @@ func entrypoint(spec *sandbox.Spec, cfg *image.Config) ([]string, error) {
 	if len(spec.Entrypoint) > 0 {
 		return spec.Entrypoint, nil
 	}
-	argv := append(append([]string{}, cfg.Entrypoint...), cfg.Cmd...)
+	argv := imageCommand(cfg)
 	if len(argv) == 0 {
 		err := sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidEntrypoint,
 			"Image %q has neither ENTRYPOINT nor CMD. Give `entrypoint` in the request.", spec.Image)
@@ -98,6 +98,8 @@ func entrypoint(spec *sandbox.Spec, cfg *image.Config) ([]string, error) {
 	}
 	return argv, nil
 }
+
+func imageCommand(cfg *image.Config) []string { return slices.Concat(cfg.Entrypoint, cfg.Cmd) }
 
 // takeShell returns the reserved shell if it still lives, else a new one.
 func (e *Engine) takeShell(ctx context.Context, req sandbox.CreateRequest) (*shell, error) {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -140,12 +139,7 @@ func checkExecd() Check {
 // checkDataDir looks for a filesystem whose ids can be mapped.
 func checkDataDir(dir string) Check {
 	remedy := "put the data directory on ext4, XFS or btrfs"
-	for dir != "" {
-		if _, err := os.Stat(dir); err == nil {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
+	dir = existing(dir)
 	err := idmappable(dir)
 	return need("data directory", err, dir+" can be mapped to sandboxes' user ids", remedy)
 }
@@ -196,13 +190,7 @@ func checkRunDir(dir string) Check {
 		dir = DefaultRunDir()
 	}
 	c := Check{Name: "run directory", Detail: dir, OK: true}
-	for dir != "" {
-		if _, err := os.Stat(dir); err == nil {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
-	if onTmpfs(dir) {
+	if onTmpfs(existing(dir)) {
 		c.Detail += " on tmpfs"
 		return c
 	}

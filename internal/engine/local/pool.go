@@ -118,13 +118,6 @@ func (p *pool) take(id string) *shell {
 	return s
 }
 
-// counts are for metrics.
-func (p *pool) counts() (ready, making int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.ready), p.making
-}
-
 // close ends the makers and takes the shells apart.
 func (p *pool) close() {
 	p.mu.Lock()
