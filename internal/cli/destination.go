@@ -2,7 +2,6 @@ package cli
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -251,10 +250,7 @@ func (d *destination) save(r io.Reader, mode os.FileMode) error {
 		}
 		return writeAll(os.NewFile(uintptr(fd), d.path), r)
 	}
-	var b [12]byte
-	// Never fails on Linux (crypto/rand).
-	_, _ = rand.Read(b[:])
-	temporary := ".paddock-" + hex.EncodeToString(b[:])
+	temporary := ".paddock-" + rand.Text()
 	f, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", d.path, err)

@@ -2,15 +2,10 @@ package cli
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/paddock-sandbox/paddock/internal/config"
-	"github.com/paddock-sandbox/paddock/internal/durable"
 	"github.com/paddock-sandbox/paddock/internal/gateway/address"
 	"github.com/paddock-sandbox/paddock/internal/server"
 )
@@ -44,23 +39,13 @@ func ingressOptions(cfg *config.Loaded, port int) (server.Ingress, error) {
 
 // gatewaySecret reads the secret, which is made when it is not there.
 func gatewaySecret(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
-	switch {
-	case err == nil:
-		secret, err := hex.DecodeString(strings.TrimSpace(string(data)))
-		if err != nil || len(secret) < address.MinSecret {
-			return nil, fmt.Errorf("%s does not hold at least %d bytes in hexadecimal: remove it to have a new one made, which makes the signed addresses given out so far invalid", path, address.MinSecret)
-		}
-		return secret, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("reading the key of the gateway: %w", err)
-	}
-	text, err := randomKey()
+	text, _, err := keyFile(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the key of the gateway: %w", err)
 	}
-	if err := durable.Write(path, []byte(text+"\n"), 0o600); err != nil {
-		return nil, err
+	secret, err := hex.DecodeString(text)
+	if err != nil || len(secret) < address.MinSecret {
+		return nil, fmt.Errorf("%s does not hold at least %d bytes in hexadecimal: remove it to have a new one made, which makes the signed addresses given out so far invalid", path, address.MinSecret)
 	}
-	return hex.DecodeString(text)
+	return secret, nil
 }

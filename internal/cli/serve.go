@@ -136,10 +136,6 @@ func (a *app) quietLogger() *slog.Logger {
 // serveInside starts a server in this process on a private port with a key of
 // its own, for as long as the connection is open.
 func (a *app) serveInside(ctx context.Context, command string) (*connection, error) {
-	key, err := randomKey()
-	if err != nil {
-		return nil, err
-	}
 	const source = "`paddock` without a server"
 	cfg, err := a.load([]config.Override{
 		{Key: "server.listen", Value: "127.0.0.1:0", Source: source},
@@ -160,6 +156,7 @@ func (a *app) serveInside(ctx context.Context, command string) (*connection, err
 	}
 	log := a.quietLogger()
 	slog.SetDefault(log)
+	key := randomKey()
 	r, err := start(ctx, cfg, lock, key, command, log)
 	if err != nil {
 		return nil, errors.Join(err, lock.release())
