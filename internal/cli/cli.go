@@ -193,6 +193,19 @@ func args(low, high int, names string) cobra.PositionalArgs {
 	}
 }
 
+// subcommand is the check of a command that only holds others.
+func subcommand(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	try := cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
+		try = cmd.CommandPath() + " " + near[0]
+	}
+	return &UsageError{Message: fmt.Sprintf("%q is not a command of %s", given[0], cmd.CommandPath()), Try: try}
+}
+
 // usagef is a usage error of one command.
 func usagef(cmd *cobra.Command, format string, args ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, args...), Try: cmd.CommandPath() + " --help"}

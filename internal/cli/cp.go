@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/paddock-sandbox/paddock/client"
 )
@@ -307,7 +306,7 @@ func (a *app) copyToOutput(ctx context.Context, from *place, dir bool, dst strin
 			return err
 		})
 	}
-	if f, ok := a.streams.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(a.streams.Out) {
 		return &UsageError{Message: from.String() + " is a directory, and the archive of one is not for a terminal", Try: "paddock cp " + from.String() + " - | tar -t"}
 	}
 	r, err := from.c.DownloadDir(ctx, from.id, from.path)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -157,7 +156,7 @@ func (a *app) envFlags(cmd *cobra.Command, list []string) (map[string]string, er
 		}
 		if !set {
 			var ok bool
-			if value, ok = os.LookupEnv(name); !ok {
+			if value, ok = a.lookupEnv(name); !ok {
 				continue // as with other container tools: not set here, not set there
 			}
 		}

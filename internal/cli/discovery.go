@@ -180,13 +180,19 @@ func (a *app) load(overrides []config.Override) (*config.Loaded, error) {
 	return config.Load(config.LoadOptions{Path: a.configPath, Environ: a.environ, Overrides: overrides})
 }
 
+// env is a variable of the environment, empty for none.
 func (a *app) env(name string) string {
+	v, _ := a.lookupEnv(name)
+	return v
+}
+
+func (a *app) lookupEnv(name string) (value string, ok bool) {
 	for _, kv := range a.environ {
 		if v, ok := strings.CutPrefix(kv, name+"="); ok {
-			return v
+			return v, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // errChanging is returned by look while a server starts or stops.

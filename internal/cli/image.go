@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/paddock-sandbox/paddock/client"
 )
@@ -114,7 +113,7 @@ func (a *app) imageExportCommand() *cobra.Command {
 		Args:    args(1, 2, "IMAGE [FILE]"),
 		RunE: a.imageRun(func(ctx context.Context, c *connection, args []string) error {
 			toFile := len(args) == 2 && args[1] != "-"
-			if f, ok := a.streams.Out.(*os.File); ok && !toFile && term.IsTerminal(int(f.Fd())) {
+			if !toFile && isTerminal(a.streams.Out) {
 				return &UsageError{Message: "an archive is not for a terminal", Try: "paddock image export " + args[0] + " FILE"}
 			}
 			archive, err := c.ExportImage(ctx, args[0])

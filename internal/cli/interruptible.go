@@ -8,9 +8,9 @@ import (
 // inputPiece is how much of standard input is read at one time, in bytes.
 const inputPiece = 64 << 10
 
-// interruptible reads standard input, or whatever else a read may wait for without end,
-// until the context has ended. net/http ends a request only when the read of its
-// body has returned, so a Ctrl-C would be without effect.
+// interruptible reads standard input, or whatever else a read may wait for
+// without end, until the context has ended. net/http ends a request only when the
+// read of its body has returned, so a Ctrl-C would be without effect.
 type interruptible struct {
 	ctx    context.Context
 	pieces <-chan piece
@@ -23,8 +23,8 @@ type piece struct {
 	err  error
 }
 
-// newInterruptible begins to read. The goroutine that does so stays in its read when the
-// context ends; it goes with the process.
+// newInterruptible begins to read. The goroutine that does so stays in its read
+// when the context ends; it goes with the process.
 func newInterruptible(ctx context.Context, r io.Reader) io.Reader {
 	pieces := make(chan piece)
 	go func() {

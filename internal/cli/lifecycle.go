@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,7 +21,7 @@ func (a *app) rmCommand() *cobra.Command {
 		Args:  args(1, -1, "ID..."),
 		RunE: a.forEach("id", func(ctx context.Context, c *connection, id string) error {
 			err := c.Delete(ctx, id)
-			if force && isGone(err) {
+			if force && client.IsNotFound(err) {
 				return nil
 			}
 			return err
@@ -145,7 +147,7 @@ func (a *app) printEndpoint(c *connection, ep *client.Endpoint, until time.Time)
 		return a.json(out)
 	}
 	fmt.Fprintln(a.streams.Out, sanitize(url))
-	for _, name := range sortedNames(ep.Headers) {
+	for _, name := range slices.Sorted(maps.Keys(ep.Headers)) {
 		fmt.Fprintf(a.streams.Out, "%s: %s\n", sanitize(name), sanitize(ep.Headers[name]))
 	}
 	return nil

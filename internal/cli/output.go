@@ -18,6 +18,14 @@ func (a *app) json(v any) error {
 	return enc.Encode(v)
 }
 
+// nonNil makes an empty list of none, which is "[]" and not "null" in JSON.
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 // table prints rows under headings.
 func (a *app) table(headings []string, rows [][]string) error {
 	w := tabwriter.NewWriter(a.streams.Out, 0, 4, 3, ' ', 0)

@@ -19,8 +19,12 @@ const progressRefresh = 100 * time.Millisecond
 
 // terminal reports whether progress may be drawn on standard error.
 func (a *app) terminal() bool {
-	f, ok := a.streams.Err.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && a.env("TERM") != "dumb"
+	return isTerminal(a.streams.Err) && a.env("TERM") != "dumb"
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // pull pulls an image and shows how far it is: a bar on a terminal, else one

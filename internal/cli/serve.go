@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"time"
@@ -106,9 +105,6 @@ func (a *app) serve(ctx context.Context, cfg *config.Loaded) error {
 	case <-ctx.Done():
 		log.Info("stopping, sandboxes run on")
 	case err = <-r.failed:
-		if errors.Is(err, http.ErrServerClosed) {
-			err = nil
-		}
 		log.Error("the listener failed", "error", err)
 	}
 	if nerr := a.notifySystemd("STOPPING=1"); nerr != nil {

@@ -31,7 +31,8 @@ type stack struct {
 }
 
 // openStack opens images, engine, records, manager and API, in that order.
-// gatewayPort is that of the gateway's own listener, 0 for none. The context bounds the opening only. The data directory is locked by the caller.
+// gatewayPort is that of the gateway's own listener, 0 for none. The context bounds
+// the opening only. The data directory is locked by the caller.
 func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort int, log *slog.Logger) (_ *stack, err error) {
 	s := &stack{}
 	defer func() {
