@@ -18,6 +18,8 @@ def family(host): return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 def gateway():
     if SIX:
+        if "GATEWAY6" in os.environ:  # gVisor shows no routes of IPv6
+            return os.environ["GATEWAY6"]
         routes = (l.split() for l in open("/proc/net/ipv6_route"))
         return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(next(
             f[4] for f in routes if f[1] == "00" and f[9] == "eth0")))
@@ -510,6 +512,7 @@ def spoof_source():
 def spoof_transparent():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT
+        s.bind((ALLOWED_IP, 7000))  # gVisor takes the option and does not heed it
         return True
 def spoof_packet_socket():
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3) as s:

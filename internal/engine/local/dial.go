@@ -27,11 +27,8 @@ func (e *Engine) Dial(ctx context.Context, id string, port int) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	if port == sandbox.IsolatedPort && !s.behindGVisor() {
-		return e.dialIsolated(s)
-	}
 	if port == sandbox.IsolatedPort {
-		port = sandbox.ExecdPort // which says that it has none
+		return e.dialIsolated(s)
 	}
 	if port == sandbox.ExecdPort {
 		return e.dialExecdConn(ctx, s)

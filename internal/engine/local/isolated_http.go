@@ -42,7 +42,7 @@ func (e *Engine) dialIsolated(s *shell) (net.Conn, error) {
 	}
 	l := newOneConn(far)
 	srv := &http.Server{
-		Handler:           &isolatedAPI{e: e, s: s},
+		Handler:           (&isolatedAPI{e: e, s: s}).handler(),
 		ReadHeaderTimeout: isolatedIdle,
 		IdleTimeout:       isolatedIdle,
 		MaxHeaderBytes:    isolatedHeader,
@@ -126,14 +126,7 @@ type isolatedAPI struct {
 	s *shell
 }
 
-// ServeHTTP implements http.Handler.
-func (a *isolatedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	given := []byte(r.Header.Get(hostapi.TokenHeader))
-	if subtle.ConstantTimeCompare(given, []byte(a.s.token)) != 1 {
-		web.Fail(w, web.Errorf(http.StatusUnauthorized, web.CodeUnauthorized,
-			"missing or wrong access token: send the sandbox's token in the header %s", hostapi.TokenHeader))
-		return
-	}
+func (a *isolatedAPI) handler() http.Handler {
 	mux := http.NewServeMux()
 	route := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -142,6 +135,30 @@ func (a *isolatedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		})
 	}
+	if a.s.behindGVisor() {
+		isolated.Without(mux, noIsolated)
+	} else {
+		a.routes(route)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		given := []byte(r.Header.Get(hostapi.TokenHeader))
+		if subtle.ConstantTimeCompare(given, []byte(a.s.token)) != 1 {
+			web.Fail(w, web.Errorf(http.StatusUnauthorized, web.CodeUnauthorized,
+				"missing or wrong access token: send the sandbox's token in the header %s", hostapi.TokenHeader))
+			return
+		}
+		if _, pattern := mux.Handler(r); pattern == "" {
+			refuse(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// noIsolated is why there are no isolated sessions behind gVisor.
+const noIsolated = "This sandbox has no isolated sessions: its isolation is gVisor, through whose wall no namespaces are shared. Make a sandbox without the extension paddock.isolation."
+
+func (a *isolatedAPI) routes(route func(string, func(http.ResponseWriter, *http.Request) error)) {
 	const one = isolated.Prefix + "session/{session}"
 	route("GET "+isolated.Prefix+"capabilities", a.capabilities)
 	route("POST "+isolated.Prefix+"session", a.create)
@@ -151,11 +168,6 @@ func (a *isolatedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route("GET "+one+"/diff", a.diff)
 	route("POST "+one+"/commit", a.commit)
 	route(one+"/{rest...}", a.forward)
-	if _, pattern := mux.Handler(r); pattern == "" {
-		refuse(w, r)
-		return
-	}
-	mux.ServeHTTP(w, r)
 }
 
 // isolatedMethods are the methods of the routes that are not handed on.

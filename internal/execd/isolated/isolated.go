@@ -65,7 +65,10 @@ func Available(runtime, version string) *Capabilities {
 }
 
 // Routes adds what an execd in a sandbox answers.
-func Routes(mux *http.ServeMux) {
+func Routes(mux *http.ServeMux) { Without(mux, why) }
+
+// Without adds the routes of a place that has no sessions, and says why.
+func Without(mux *http.ServeMux, why string) {
 	mux.HandleFunc("GET "+Prefix+"capabilities", func(w http.ResponseWriter, _ *http.Request) {
 		web.JSON(w, http.StatusOK, &Capabilities{Isolator: "none", Message: why, Hardening: hardening()})
 	})
