@@ -69,6 +69,10 @@ func testTrustOnDemand(t *testing.T, s *harness.Server, w *vaultWorld, vault str
 		if a := w.last(t); a.Authorization != "Bearer "+vaultValue {
 			t.Errorf("from an old session: %+v", a)
 		}
+		newIsolated(t, s, id, `{"workspace":{"path":"/tmp/w"},"share_net":true}`).must(t, "curl -sS https://"+vaultHost+"/v1/x")
+		if a := w.last(t); a.Authorization != "Bearer "+vaultValue {
+			t.Errorf("from an isolated session: %+v", a)
+		}
 		runCode(t, s, id, "python", `import urllib.request as u; print(u.urlopen("https://`+vaultHost+`/v1/x").status)`, "200")
 		w.last(t)
 
