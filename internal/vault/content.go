@@ -165,7 +165,7 @@ func (c *content) checkReferences(b *Binding) error {
 	for _, use := range b.Auth.uses() {
 		at := c.credential(use.credential)
 		if at < 0 {
-			return invalid("the binding %q names the credential %q, which the vault doesn't have", b.Name, use.credential)
+			return invalid("the binding %q names the credential %q, which the vault would not have: add the credential, or delete or replace the binding", b.Name, use.credential)
 		}
 		value := c.credentials[at].Source.Value.value
 		if !use.header {
