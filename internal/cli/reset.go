@@ -15,7 +15,8 @@ func (a *app) resetCommand() *cobra.Command {
 		Use:   "reset",
 		Short: "Remove every sandbox of a stopped server from this machine",
 		Long: `Remove every sandbox of a data directory whose server is stopped, with their
-interfaces, packet rules, cgroups and records. Images, volumes and the API key stay.`,
+interfaces, packet rules, cgroups, records and credentials. Images, volumes and the
+server's keys stay.`,
 		Example: "  paddock reset --data-dir /var/lib/paddock",
 		Args:    args(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
