@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -183,7 +184,7 @@ func parseVolume(s string) (client.Volume, error) {
 	var vol client.Volume
 	parts := strings.SplitN(s, ":", 3)
 	if len(parts) < 2 || parts[0] == "" || !path.IsAbs(parts[1]) {
-		return vol, fmt.Errorf("want NAME:/PATH[:ro] or /HOST/DIR:/PATH[:ro]")
+		return vol, errors.New("want NAME:/PATH[:ro] or /HOST/DIR:/PATH[:ro]")
 	}
 	vol.MountPath = parts[1]
 	switch {
@@ -208,7 +209,7 @@ func parseVolume(s string) (client.Volume, error) {
 		case option == "rm" && vol.PVC != nil:
 			vol.PVC.DeleteOnSandboxTermination = true
 		case option == "rm":
-			return vol, fmt.Errorf("a directory of the host is not deleted with the sandbox: rm is for named volumes")
+			return vol, errors.New("a directory of the host is not deleted with the sandbox: rm is for named volumes")
 		default:
 			return vol, fmt.Errorf("the option is %q, want ro, rw, subpath=DIR or rm", option)
 		}

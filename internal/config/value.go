@@ -88,7 +88,7 @@ func assign(field reflect.Value, v any) error {
 	case *string:
 		s, ok := v.(string)
 		if !ok {
-			return fmt.Errorf("want a text in quotes")
+			return errors.New("want a text in quotes")
 		}
 		if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 			return errors.New("holds a control character")
