@@ -28,6 +28,8 @@ type Compiled struct {
 	addresses []addressRule
 	denies    bool
 	content   bool
+
+	ranges4, ranges6 []Range
 }
 
 type addressRule struct {
@@ -54,6 +56,7 @@ func Compile(p Policy) *Compiled {
 			table[name] = i
 		}
 	}
+	c.ranges4, c.ranges6 = c.ranges(true), c.ranges(false)
 	return c
 }
 
@@ -154,11 +157,34 @@ type Range struct {
 }
 
 // Ranges4 returns what the rules for addresses decide about IPv4, sorted and
-// disjoint. Addresses that no rule names are in no range.
-func (c *Compiled) Ranges4() []Range { return c.ranges(true) }
+// disjoint. Addresses that no rule names are in no range. The result must not be
+// changed.
+func (c *Compiled) Ranges4() []Range { return c.ranges4 }
 
 // Ranges6 is Ranges4 for IPv6.
-func (c *Compiled) Ranges6() []Range { return c.ranges(false) }
+func (c *Compiled) Ranges6() []Range { return c.ranges6 }
+
+// RangeOf returns the range that an address is in; ok is false for one that no rule
+// names.
+func (c *Compiled) RangeOf(a netip.Addr) (r Range, ok bool) {
+	list := c.ranges4
+	if a.Is6() {
+		list = c.ranges6
+	}
+	i, ok := slices.BinarySearchFunc(list, a, func(r Range, a netip.Addr) int {
+		switch {
+		case r.Last.Less(a):
+			return -1
+		case a.Less(r.First):
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return Range{}, false
+	}
+	return list[i], true
+}
 
 // ranges goes over the borders of all rules from the lowest address to the
 // highest. Between two borders the same rules apply.

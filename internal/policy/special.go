@@ -27,9 +27,12 @@ var never = prefixes(
 	"168.63.129.16/32",   // Azure's agent of the host
 	"::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32",
 	"fe80::/10", "ff00::/8",
-	"fd00:ec2::254/128", // AWS
-	"fd20:ce::254/128",  // Google Cloud
-	"fd00:42::42/128",   // Scaleway
+	"fd00:ec2::/32",          // AWS
+	"fd20:ce::254/128",       // Google Cloud
+	"fd00:42::42/128",        // Scaleway
+	"fd00:c1::a9fe:a9fe/128", // Oracle Cloud
+	"fd00:a9fe:a9fe::1/128",  // Akamai
+	"fd00:100::100:200/128",  // Alibaba Cloud
 )
 
 func prefixes(list ...string) []netip.Prefix {

@@ -156,7 +156,7 @@ func protocolName(n byte) string {
 		return "tcp"
 	case unix.IPPROTO_UDP:
 		return "udp"
-	case unix.IPPROTO_ICMP:
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		return "icmp"
 	}
 	return strconv.Itoa(int(n))

@@ -62,7 +62,12 @@ func (f filter) Learn(ctx context.Context, addr netip.Addr, addrs []netip.Addr, 
 func (f filter) Reaches(a netip.Addr) bool { return f.network.Reaches(a) }
 
 func (f filter) Opens(a netip.Addr, c *policy.Compiled) bool {
-	return f.network.Opens(a, ranges(c))
+	in, ok := c.RangeOf(a)
+	if !ok {
+		return f.network.Opens(a, nil)
+	}
+	r := packetRange(in)
+	return f.network.Opens(a, &r)
 }
 
 // packetPolicy is what of a policy packets are judged by.
@@ -73,9 +78,13 @@ func packetPolicy(c *policy.Compiled) *network.Policy {
 func ranges(c *policy.Compiled) []network.Range {
 	var out []network.Range
 	for _, r := range slices.Concat(c.Ranges4(), c.Ranges6()) {
-		out = append(out, network.Range{First: r.First, Last: r.Last, Allow: r.Allow, Reserved: r.Opens})
+		out = append(out, packetRange(r))
 	}
 	return out
+}
+
+func packetRange(r policy.Range) network.Range {
+	return network.Range{First: r.First, Last: r.Last, Allow: r.Allow, Reserved: r.Opens}
 }
 
 // openNetwork makes the network with the policies that are recorded, in one
@@ -203,11 +212,7 @@ func (e *Engine) startProxy() {
 		}
 	})
 	e.wg.Go(e.reportDenials)
-	e.wg.Go(func() {
-		if err := e.network.WatchRoutes(e.ctx); err != nil && e.ctx.Err() == nil {
-			e.log.Error("networks that this machine joins from now on are open to sandboxes over IPv6", "error", err)
-		}
-	})
+	e.wg.Go(func() { e.network.WatchRoutes(e.ctx) })
 	if !e.network.Reports() {
 		return
 	}

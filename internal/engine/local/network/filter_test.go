@@ -394,9 +394,15 @@ func TestAllowed(t *testing.T) {
 	if got := receive(t, server); got != "allowed from the start" {
 		t.Errorf("got %q", got)
 	}
-	if err := l.SetAllowed(ctx, nil); err != nil {
-		t.Fatal(err)
+	// As a server does that is started with another configuration.
+	allow := func(ranges ...netip.Prefix) {
+		t.Helper()
+		o.AllowedRanges = ranges
+		if _, err := New(ctx, o); err != nil {
+			t.Fatal(err)
+		}
 	}
+	allow()
 	say("forbidden")
 	a.send(t, public+":9", "public")
 	if got := receive(t, server); got != "public" {
@@ -404,9 +410,7 @@ func TestAllowed(t *testing.T) {
 	}
 	// Everything allowed is still not the other sandboxes.
 	for _, everything := range []string{"10.0.0.0/8", "0.0.0.0/0"} {
-		if err := l.SetAllowed(ctx, []netip.Prefix{netip.MustParsePrefix(everything)}); err != nil {
-			t.Fatal(err)
-		}
+		allow(netip.MustParsePrefix(everything))
 		say("allowed again")
 		if got := receive(t, server); got != "allowed again" {
 			t.Errorf("got %q", got)
@@ -418,6 +422,41 @@ func TestAllowed(t *testing.T) {
 			t.Errorf("with %s allowed, a sandbox got %q", everything, got)
 		}
 	}
+}
+
+// A range that happens to have metadata addresses among its own does not open
+// them; one that is for them does.
+func TestAllowedRangesAndMetadata(t *testing.T) {
+	inBothFamilies(t, func(t *testing.T, p place) {
+		o := options("m", outsideSubnet)
+		outside(t).whoami(t, at(p.metadata, 80))
+		for _, test := range []struct {
+			allowed []string
+			reached bool
+		}{
+			{[]string{"0.0.0.0/0", "::/0"}, false},
+			{[]string{"169.0.0.0/8", "fd00::/8"}, false},
+			{[]string{metadata + "/32", metadata6 + "/128"}, true},
+		} {
+			o.AllowedRanges = nil
+			for _, a := range test.allowed {
+				o.AllowedRanges = append(o.AllowedRanges, netip.MustParsePrefix(a))
+			}
+			l := newLab(t, o)
+			a, addr := l.sandbox(t, 0)
+			for _, policy := range []*Policy{nil, {DefaultAllow: true}} {
+				if err := l.SetPolicy(testContext(t), netip.MustParseAddr(addr), policy, nil); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := a.dial(at(p.metadata, 80)); (err == nil) != test.reached {
+					t.Errorf("with %v allowed and the policy %v: %v", test.allowed, policy, err)
+				}
+			}
+			if err := l.Teardown(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestTwoInstances(t *testing.T) {

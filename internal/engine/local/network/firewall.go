@@ -15,8 +15,8 @@ import (
 
 // denied4 are the destinations of IPv4 that no sandbox reaches unless they are
 // allowed: what is not globally reachable in the IANA IPv4 Special-Purpose Address
-// Registry, and multicast; and Azure's agent of the host, which has a public
-// address.
+// Registry but for the ranges for documentation, which nobody has; multicast; and
+// Azure's agent of the host, which has a public address.
 var denied4 = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("10.0.0.0/8"),
@@ -53,6 +53,10 @@ const dnsPort = 53
 // each. The kernel takes memory only for what is sent.
 const transactionBytes = 64 << 20
 
+// transactionElements is how many elements of policies the transaction that makes
+// the table has at most. More would take long, and not fit.
+const transactionElements = 100_000
+
 // answerBytes is room for what the kernel says to some thousand parts.
 const answerBytes = 8 << 20
 
@@ -84,7 +88,7 @@ const answerBytes = 8 << 20
 //		# after connection tracking
 //		chain count {
 //			type filter hook prerouting priority mangle;
-//			iifname "pd0-*" ct state invalid drop
+//			iifname "pd0-*" ct state invalid,untracked drop
 //			iifname "pd0-*" ct state new meta nfproto ipv4 add @connections { ip saddr ct count over 4096 } drop
 //		}
 //		chain forward {
@@ -107,7 +111,7 @@ const answerBytes = 8 << 20
 //			iifname "pd0-*" jump host
 //		}
 //		chain host {
-//			ct direction reply ct state established,related accept
+//			ct direction reply ct state established accept
 //			ip daddr 10.213.0.1 udp dport 53 accept
 //			ip daddr 10.213.0.1 tcp dport 53 accept
 //			ip daddr 10.213.0.1 tcp dport PROXY ct status dnat accept
@@ -133,6 +137,12 @@ const answerBytes = 8 << 20
 // the interface's rp_filter counts, 2 is "loose", and systemd sets 2 on every
 // interface that appears.
 //
+// Why "count" drops what is not tracked: the kernel tracks no neighbour discovery,
+// and so neither counts nor translates it, wherever it is sent.
+//
+// Why "host" takes no "related": an ICMP error is that if it quotes any connection
+// of the host, whoever the other side of it is.
+//
 // Why "from" looks at every packet and not only at the first of a connection:
 // so that a range that is no longer allowed is cut off at once.
 type table struct {
@@ -148,8 +158,10 @@ func (n *Network) nftTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "paddock-" + n.name}
 }
 
-// installFilter replaces the table, policies included, in one transaction.
-func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, policies map[netip.Addr]*Policy) error {
+// installFilter replaces the table, policies included, in one transaction; but the
+// ranges of policies that do not fit into it are added in further ones, and are
+// closed until then.
+func (n *Network) installFilter(ctx context.Context, policies map[netip.Addr]*Policy) error {
 	n.firewall.Lock()
 	defer n.firewall.Unlock()
 	c, err := dialNFT(ctx)
@@ -159,7 +171,6 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, pol
 	// Deleting what doesn't exist is an error, adding what does isn't.
 	c.AddTable(n.nftTable())
 	c.DelTable(n.nftTable())
-	n.allowed = spans(allowed)
 	if n.subnet6.IsValid() {
 		if n.near, err = n.nearby(ctx); err != nil {
 			return err
@@ -168,10 +179,14 @@ func (n *Network) installFilter(ctx context.Context, allowed []netip.Prefix, pol
 	if err := n.fillTable(c); err != nil {
 		return err
 	}
-	if err := n.installPolicies(c, policies); err != nil {
+	later, err := n.installPolicies(c, policies)
+	if err != nil {
 		return err
 	}
-	return c.Flush()
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	return n.installLater(ctx, later)
 }
 
 func (n *Network) fillTable(c *nftables.Conn) error {
@@ -201,7 +216,7 @@ func (n *Network) fillTable(c *nftables.Conn) error {
 	}
 
 	count := t.hook("count", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
-	t.rule(count, t.in(), state(expr.CtStateBitINVALID), drop())
+	t.rule(count, t.in(), state(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), drop())
 	for _, f := range families {
 		t.rule(count, t.in(), state(expr.CtStateBitNEW), f.over(n.connectionsSet(), maxConnections), drop())
 	}
@@ -303,7 +318,7 @@ func (t *table) hostChain(n *Network, refuse *nftables.Chain) {
 	host := t.chain("host")
 	input := t.hook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	t.rule(input, t.in(), jump(host))
-	t.rule(host, reply(), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())
+	t.rule(host, reply(), state(expr.CtStateBitESTABLISHED), accept())
 	four := n.family4()
 	t.rule(host, four.destinationIs(n.gateway), port(unix.IPPROTO_UDP, dnsPort), accept())
 	t.rule(host, four.destinationIs(n.gateway), port(unix.IPPROTO_TCP, dnsPort), accept())
@@ -327,36 +342,6 @@ func (n *Network) removeFilter(ctx context.Context) error {
 	c.AddTable(n.nftTable())
 	c.DelTable(n.nftTable())
 	return c.Flush()
-}
-
-// SetAllowed replaces the ranges that sandboxes may reach although they are
-// private, in one step. Connections into a range that is no longer among them
-// are cut off.
-func (n *Network) SetAllowed(ctx context.Context, ranges []netip.Prefix) error {
-	if err := checkRanges(ranges); err != nil {
-		return err
-	}
-	n.firewall.Lock()
-	defer n.firewall.Unlock()
-	c, err := dialNFT(ctx)
-	if err != nil {
-		return err
-	}
-	allowed := spans(ranges)
-	for _, f := range n.families() {
-		set := named(n.allowedSet(f))
-		c.FlushSet(set)
-		if e := f.rangeElements(allowed); len(e) > 0 {
-			if err := c.SetAddElements(set, e); err != nil {
-				return fmt.Errorf("allowing ranges: %w", err)
-			}
-		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("allowing ranges: %w", err)
-	}
-	n.allowed = allowed
-	return nil
 }
 
 func dialNFT(ctx context.Context) (*nftables.Conn, error) {

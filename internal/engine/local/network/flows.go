@@ -67,6 +67,23 @@ func (n *Network) CutForbidden(sandbox netip.Addr) error {
 	return nil
 }
 
+// ForgetFlows forgets every connection of the sandboxes' addresses that are picked:
+// of sandboxes that have ended, before their addresses are another's. What the
+// other side still sends would reach that one otherwise.
+func (n *Network) ForgetFlows(ended func(sandbox netip.Addr) bool) error {
+	n.tracking.Lock()
+	defer n.tracking.Unlock()
+	isOf := func(a netip.Addr) bool {
+		a = n.Sandbox(a)
+		return a.IsValid() && a != n.gateway && ended(a)
+	}
+	if err := n.cut(func(f flow) bool { return isOf(f.source) || isOf(f.to) }); err != nil {
+		n.closeFlows()
+		return fmt.Errorf("forgetting connections of sandboxes that have ended: %w", err)
+	}
+	return nil
+}
+
 // closeFlows closes the socket, which may hold answers that nobody has read;
 // n.tracking is held.
 func (n *Network) closeFlows() {
@@ -130,6 +147,8 @@ func (n *Network) forbids(sandbox netip.Addr, in *installed, f flow) bool {
 	}
 	// One to an address that is learned is cut too: it is found again with
 	// the sandbox's next packet.
+	n.firewall.Lock()
+	defer n.firewall.Unlock()
 	return !in.permissive || inSpans(n.shut, f.to) || n.isNear(f.to)
 }
 

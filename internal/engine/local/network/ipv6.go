@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Settings of the host for IPv6 (Documentation/networking/ip-sysctl.rst of the
@@ -23,8 +25,17 @@ func knowsIPv6() bool {
 }
 
 // usesIPv6 reports whether interfaces that are made get IPv6, which a host turns
-// off with net.ipv6.conf.all.disable_ipv6 or at boot.
+// off with net.ipv6.conf.all.disable_ipv6 or at boot, and whether packets of it can
+// be forwarded.
 func usesIPv6() bool {
+	// New network namespaces begin as the module's parameter says, whatever
+	// became of the host's own settings.
+	if v, err := setting("/sys/module/ipv6/parameters/disable_ipv6"); err == nil && v != "0" {
+		return false
+	}
+	if v, err := setting(forwarding6); err != nil || v != "1" && unix.Access(forwarding6, unix.W_OK) != nil {
+		return false
+	}
 	for _, scope := range []string{"all", "default", "lo"} {
 		if v, err := setting(filepath.Join(ipv6Settings, scope, "disable_ipv6")); err != nil || v != "0" {
 			return false
@@ -76,7 +87,7 @@ func (n *Network) enableForwarding6() error {
 }
 
 // Reaches reports whether sandboxes have the family of an address, and the host a
-// route to it. Nothing is sent.
+// route to it, with an address of its own to send from. Nothing is sent.
 func (n *Network) Reaches(a netip.Addr) bool {
 	if a.Is6() && !n.subnet6.IsValid() {
 		return false
@@ -87,6 +98,7 @@ func (n *Network) Reaches(a netip.Addr) bool {
 	if err != nil {
 		return false
 	}
-	_ = c.Close()
-	return true
+	defer c.Close()
+	from := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	return a.Is4() || !from.IsLinkLocalUnicast() && !n.subnet6.Contains(from)
 }

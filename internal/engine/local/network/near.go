@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -54,7 +55,7 @@ func nearRoute(m netlink.Message) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	bits := int(m.Data[1])
-	if bits < minNear || bits == 128 {
+	if bits < minNear {
 		return netip.Prefix{}, false
 	}
 	ad, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofRtMsg:])
@@ -66,7 +67,7 @@ func nearRoute(m netlink.Message) (netip.Prefix, bool) {
 		switch ad.Type() {
 		case unix.RTA_DST:
 			to, _ = netip.AddrFromSlice(ad.Bytes())
-		case unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH, rtaNexthop:
+		case unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH:
 			return netip.Prefix{}, false
 		}
 	}
@@ -77,11 +78,30 @@ func nearRoute(m netlink.Message) (netip.Prefix, bool) {
 }
 
 // WatchRoutes keeps the networks closed that the host is directly attached to,
-// until the context ends. It does nothing where sandboxes have no IPv6.
-func (n *Network) WatchRoutes(ctx context.Context) error {
+// until the context ends. After an error, which it logs, it begins again. It does
+// nothing where sandboxes have no IPv6.
+func (n *Network) WatchRoutes(ctx context.Context) {
 	if !n.subnet6.IsValid() {
-		return nil
+		return
 	}
+	for {
+		err := n.watchRoutes(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		n.log.Error("networks that this host joins now are open to sandboxes over IPv6; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchPause):
+		}
+	}
+}
+
+// watchPause is between an error and another try.
+const watchPause = 5 * time.Second
+
+func (n *Network) watchRoutes(ctx context.Context) error {
 	const routes = 1 << (unix.RTNLGRP_IPV6_ROUTE - 1)
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: routes})
 	if err != nil {
@@ -94,18 +114,16 @@ func (n *Network) WatchRoutes(ctx context.Context) error {
 	changed := true
 	for {
 		if changed {
-			if err := n.updateNear(ctx); err != nil && ctx.Err() == nil {
+			if err := n.updateNear(ctx); err != nil {
 				return err
 			}
 		}
 		messages, err := c.Receive()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, unix.ENOBUFS):
+		if errors.Is(err, unix.ENOBUFS) {
 			changed = true // some were lost
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return fmt.Errorf("reading changes of routes: %w", err)
 		}
 		// The routes to sandboxes come and go with them and are none of these.
@@ -116,6 +134,8 @@ func (n *Network) WatchRoutes(ctx context.Context) error {
 	}
 }
 
+// updateNear closes the networks that there are now, also to sandboxes whose
+// policies have a wider range.
 func (n *Network) updateNear(ctx context.Context) error {
 	list, err := n.nearby(ctx)
 	if err != nil {
@@ -126,17 +146,41 @@ func (n *Network) updateNear(ctx context.Context) error {
 	if slices.Equal(list, n.near) {
 		return nil
 	}
+	old := n.near
 	x, err := n.begin(ctx)
 	if err != nil {
 		return err
 	}
-	f := n.family6()
 	x.c.FlushSet(named(n.nearSet()))
-	x.add(named(n.nearSet()), f.rangeElements(list))
+	x.add(named(n.nearSet()), n.family6().rangeElements(list))
 	if err := n.commit(x); err != nil {
 		return fmt.Errorf("closing the networks of the host: %w", err)
 	}
 	n.near = list
+	for sandbox, in := range n.policies {
+		if err := n.recompile(ctx, sandbox, in); err != nil {
+			n.near = old // so that it is tried again
+			return fmt.Errorf("closing the networks of the host to %s: %w", sandbox, err)
+		}
+	}
 	n.log.Info("the networks that this host is attached to have changed, and are closed to sandboxes", "networks", len(list))
+	return nil
+}
+
+// recompile applies a policy again; n.firewall is held.
+func (n *Network) recompile(ctx context.Context, sandbox netip.Addr, in *installed) error {
+	next, err := n.compile(in.policy)
+	if err != nil || slices.Equal(next.opened, in.opened) {
+		return err
+	}
+	x, err := n.begin(ctx)
+	if err != nil {
+		return err
+	}
+	n.replace(x, sandbox, in, next)
+	if err := n.commit(x); err != nil {
+		return err
+	}
+	n.policies[sandbox] = next
 	return nil
 }

@@ -80,15 +80,15 @@ type Network struct {
 
 	proxyPort   uint16
 	reportGroup uint16
-	// shut are the ranges that only a rule opens, never those that none does.
-	shut, never []span
+	// allowed are the ranges that the configuration opens, shut those that only a
+	// rule does, never those that none does.
+	allowed, shut, never []span
 
 	// firewall serialises changes of the table, and guards what follows.
 	firewall sync.Mutex
 	policies map[netip.Addr]*installed
-	// near are the networks of the host that the table closes, allowed the
-	// ranges that it opens.
-	near, allowed []span
+	// near are the networks of the host that the table closes.
+	near []span
 	// socket is kept open for changes of policies; nil while there is none.
 	socket *socket
 
@@ -105,7 +105,7 @@ func New(ctx context.Context, o Options) (*Network, error) {
 		return nil, err
 	}
 	n := newNetwork(o)
-	if err := n.installFilter(ctx, o.AllowedRanges, o.Policies); err != nil {
+	if err := n.installFilter(ctx, o.Policies); err != nil {
 		return nil, fmt.Errorf("setting up the packet filter: %w", err)
 	}
 	if err := n.addGateways(ctx); err != nil {
@@ -116,7 +116,7 @@ func New(ctx context.Context, o Options) (*Network, error) {
 	}
 	if n.subnet6.IsValid() {
 		if err := n.enableForwarding6(); err != nil {
-			n.log.Warn("IPv6 forwarding can't be turned on, so sandboxes reach nothing over IPv6", "error", err)
+			return nil, fmt.Errorf("turning on IPv6 forwarding: %w", err)
 		}
 	}
 	return n, nil
@@ -132,6 +132,22 @@ func (o *Options) Gateways() []netip.Addr {
 	return list
 }
 
+// allowedSpans are the ranges that the configuration opens. One that only has an
+// address of those that nothing opens among its own does not open that: it must
+// be named.
+func allowedSpans(ranges []netip.Prefix) []span {
+	closed := spans(never)
+	var out []span
+	for _, r := range ranges {
+		list := spans([]netip.Prefix{r})
+		if !slices.ContainsFunc(closed, func(c span) bool { return c.covers(list[0]) }) {
+			list = without(list, closed)
+		}
+		out = append(out, list...)
+	}
+	return join(out)
+}
+
 func newNetwork(o Options) *Network {
 	n := &Network{
 		name:    o.Name,
@@ -143,7 +159,8 @@ func newNetwork(o Options) *Network {
 		proxyPort: o.ProxyPort, reportGroup: o.ReportGroup,
 		policies: map[netip.Addr]*installed{},
 	}
-	n.shut = without(spans(slices.Concat(denied4, denied6)), spans(o.AllowedRanges))
+	n.allowed = allowedSpans(o.AllowedRanges)
+	n.shut = without(spans(slices.Concat(denied4, denied6)), n.allowed)
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -297,37 +314,54 @@ func (n *Network) Teardown(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	for _, a := range n.gatewayAddresses() {
-		if _, err = c.do(message(unix.RTM_DELADDR, 0, a)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("removing the gateway's address: %w", err)
-		}
+	if err := n.removeGateway6(c); err != nil {
+		return err
+	}
+	_, err = c.do(message(unix.RTM_DELADDR, 0, n.gatewayAddress()))
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("removing the gateway's address: %w", err)
+	}
+	return nil
+}
+
+// removeGateway6 removes the gateway's IPv6 address, which a process with other
+// options may have made.
+func (n *Network) removeGateway6(c *conn) error {
+	if !n.knowsIPv6 {
+		return nil
+	}
+	_, err := c.do(message(unix.RTM_DELADDR, 0, n.gatewayAddress6()))
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("removing the gateway's IPv6 address: %w", err)
 	}
 	return nil
 }
 
 // addGateways puts the gateway's addresses on the loopback interface, which every
-// host has; not every kernel has dummy interfaces. The scope of that of IPv4 is
-// "host", so that the kernel never picks it as the source of anything but what
-// the routes to the sandboxes say; IPv6 has no such scope, and picks a unique
-// local address only for others of the same range.
+// host has; not every kernel has dummy interfaces. The kernel never picks either as
+// the source of anything but what the routes to the sandboxes say: the scope of the
+// one is "host", and the other is not preferred.
 func (n *Network) addGateways(ctx context.Context) error {
 	c, err := dialHost(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	for _, a := range n.gatewayAddresses() {
-		if _, err := c.do(message(unix.RTM_NEWADDR, create|replace, a)); err != nil {
-			return err
-		}
+	if _, err := c.do(message(unix.RTM_NEWADDR, create|replace, n.gatewayAddress())); err != nil {
+		return err
 	}
-	return nil
+	if !n.subnet6.IsValid() {
+		return n.removeGateway6(c)
+	}
+	_, err = c.do(message(unix.RTM_NEWADDR, create|replace, unpreferred(n.gatewayAddress6())))
+	return err
 }
 
-func (n *Network) gatewayAddresses() [][]byte {
-	list := [][]byte{address(loopback, n.gateway, unix.RT_SCOPE_HOST, "lo:pd"+n.name)}
-	if n.subnet6.IsValid() {
-		list = append(list, address(loopback, n.gateway6, unix.RT_SCOPE_UNIVERSE, ""))
-	}
-	return list
+func (n *Network) gatewayAddress() []byte {
+	return address(loopback, n.gateway, unix.RT_SCOPE_HOST, "lo:pd"+n.name)
+}
+
+func (n *Network) gatewayAddress6() []byte {
+	gateway6 := within6(prefix6(n.name, n.subnet), n.gateway)
+	return address(loopback, gateway6, unix.RT_SCOPE_UNIVERSE, "")
 }

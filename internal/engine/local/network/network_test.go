@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestNewTwice: a restarted server sets the network up again while a
@@ -133,4 +135,56 @@ func TestProblems(t *testing.T) {
 
 	o.Name = "TOO LONG"
 	check("bad options", "options are wrong")
+}
+
+// The gateway's addresses are no source of what the host sends elsewhere, and go
+// when sandboxes have no IPv6 any more.
+func TestGatewayAddresses(t *testing.T) {
+	if !usesIPv6() {
+		t.Skip("this host has no IPv6")
+	}
+	o := options("e", outsideSubnet)
+	l := newLab(t, o)
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Without its own address the host has no other to send from.
+	wan, err := netlink.LinkByName("wan0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("fd00:dc::1"), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
+	if err := netlink.AddrAdd(lo, own); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.AddrDel(lo, own) })
+	_, dst, _ := net.ParseCIDR(netip.PrefixFrom(l.gateway6, 64).Masked().String())
+	route := &netlink.Route{Dst: dst, LinkIndex: wan.Attrs().Index}
+	if err := netlink.RouteAdd(route); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.RouteDel(route) })
+	c, err := net.Dial("udp", at(within6(l.subnet6, netip.MustParseAddr("10.213.0.99")).String(), 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if from := c.LocalAddr().(*net.UDPAddr).IP.String(); from == l.gateway6.String() {
+		t.Errorf("the host sends from %s", from)
+	}
+
+	o.NoIPv6 = true
+	if _, err := New(testContext(t), o); err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := netlink.AddrList(lo, unix.AF_INET6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if a.IP.String() == l.gateway6.String() {
+			t.Error("the gateway's IPv6 address is left")
+		}
+	}
 }

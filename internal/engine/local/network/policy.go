@@ -63,9 +63,12 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("2002::/16"),
 	netip.MustParsePrefix("fe80::/10"),
 	netip.MustParsePrefix("ff00::/8"),
-	netip.MustParsePrefix("fd00:ec2::254/128"), // AWS
-	netip.MustParsePrefix("fd20:ce::254/128"),  // Google Cloud
-	netip.MustParsePrefix("fd00:42::42/128"),   // Scaleway
+	netip.MustParsePrefix("fd00:ec2::/32"),          // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),       // Google Cloud
+	netip.MustParsePrefix("fd00:42::42/128"),        // Scaleway
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // Oracle Cloud
+	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),  // Akamai
+	netip.MustParsePrefix("fd00:100::100:200/128"),  // Alibaba Cloud
 }
 
 // elementsPerMessage keeps a list of elements below the 64 KiB that a netlink
@@ -95,13 +98,14 @@ const (
 
 // installed is a policy as it is in the kernel.
 type installed struct {
+	policy                *Policy
 	opened, closed        []span
 	permissive, inspected bool
 }
 
-// compile turns a policy into what the kernel gets.
+// compile turns a policy into what the kernel gets; n.firewall is held.
 func (n *Network) compile(p *Policy) (*installed, error) {
-	in := &installed{permissive: p.DefaultAllow, inspected: p.Inspect}
+	in := &installed{policy: p, permissive: p.DefaultAllow, inspected: p.Inspect}
 	for _, r := range p.Ranges {
 		if !r.First.IsValid() || r.First.Is4() != r.Last.Is4() || r.First.Is4In6() || r.Last.Is4In6() || r.Last.Less(r.First) {
 			return nil, fmt.Errorf("range %s to %s: two addresses of one family, in order, are needed", r.First, r.Last)
@@ -112,12 +116,25 @@ func (n *Network) compile(p *Policy) (*installed, error) {
 			in.closed = append(in.closed, s)
 		case r.Reserved:
 			in.opened = append(in.opened, without([]span{s}, n.never)...)
-		default:
+		case n.nearWith(s) != nil:
 			in.opened = append(in.opened, without([]span{s}, n.shut)...)
+		default:
+			in.opened = append(in.opened, without(without([]span{s}, n.shut), n.near)...)
 		}
 	}
 	in.opened, in.closed = join(in.opened), join(in.closed)
 	return in, nil
+}
+
+// nearWith is the network of the host that has all of a range, which a rule for
+// that opens; n.firewall is held.
+func (n *Network) nearWith(s span) *span {
+	for i := range n.near {
+		if n.near[i].covers(s) {
+			return &n.near[i]
+		}
+	}
+	return nil
 }
 
 // flag puts a sandbox into a set or takes it out.
@@ -167,22 +184,22 @@ func (n *Network) SetPolicy(ctx context.Context, sandbox netip.Addr, p *Policy, 
 	if !sandbox.Is4() || !n.subnet.Contains(sandbox) {
 		return fmt.Errorf("setting the policy of %s: it is no sandbox of %s", sandbox, n.subnet)
 	}
-	var next *installed
-	if p != nil {
-		var err error
-		if next, err = n.compile(p); err != nil {
-			return fmt.Errorf("setting the policy of %s: %w", sandbox, err)
-		}
-	}
-	if err := n.exchange(ctx, sandbox, next, forget); err != nil {
+	if err := n.exchange(ctx, sandbox, p, forget); err != nil {
 		return fmt.Errorf("setting the policy of %s: %w", sandbox, err)
 	}
 	return nil
 }
 
-func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, next *installed, forget []netip.Addr) error {
+func (n *Network) exchange(ctx context.Context, sandbox netip.Addr, p *Policy, forget []netip.Addr) error {
 	n.firewall.Lock()
 	defer n.firewall.Unlock()
+	var next *installed
+	if p != nil {
+		var err error
+		if next, err = n.compile(p); err != nil {
+			return err
+		}
+	}
 	old := n.policies[sandbox]
 	if old == nil && next == nil {
 		return nil
@@ -263,48 +280,57 @@ func (n *Network) Learn(ctx context.Context, sandbox netip.Addr, list []Learned)
 
 // Opens reports whether a sandbox may reach the address as far as its range is
 // concerned: any public one that is not in a network of the host, those of
-// Options.AllowedRanges, and those that one of the ranges given opens.
-func (n *Network) Opens(a netip.Addr, ranges []Range) bool {
+// Options.AllowedRanges, and one that the range given, if any, opens: that in which
+// the sandbox's policy has the address.
+func (n *Network) Opens(a netip.Addr, in *Range) bool {
 	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !n.subnet6.IsValid() || inSpans(n.never, a) {
 		return false
 	}
-	shut := inSpans(n.shut, a)
-	if !shut && !n.isNear(a) {
-		return true
+	if inSpans(n.shut, a) {
+		return in != nil && in.Allow && in.Reserved
 	}
-	for _, r := range ranges {
-		if r.Allow && (r.Reserved || !shut) && !a.Less(r.First) && !r.Last.Less(a) {
-			return true
-		}
-	}
-	return false
-}
-
-func (n *Network) isNear(a netip.Addr) bool {
 	n.firewall.Lock()
 	defer n.firewall.Unlock()
+	if !n.isNear(a) {
+		return true
+	}
+	return in != nil && in.Allow && n.nearWith(span{in.First, in.Last}) != nil
+}
+
+// isNear reports whether an address is in a network of the host that the
+// configuration does not open; n.firewall is held.
+func (n *Network) isNear(a netip.Addr) bool {
 	return inSpans(n.near, a) && !inSpans(n.allowed, a)
 }
 
-// installPolicies fills the sets of a new table.
-func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Policy) error {
+// installPolicies fills the sets of a new table. It returns the sandboxes whose
+// ranges have no room in its transaction. Of those the table knows that they have a
+// policy, which denies everything yet.
+func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Policy) (later map[netip.Addr]*installed, err error) {
 	n.policies = make(map[netip.Addr]*installed, len(policies))
+	later = map[netip.Addr]*installed{}
 	var police, permissive, inspect []nftables.SetElement
 	var of [shards][]netip.Addr
+	room := transactionElements
 	for _, sandbox := range slices.SortedFunc(maps.Keys(policies), netip.Addr.Compare) {
 		in, err := n.compile(policies[sandbox])
 		if err != nil {
-			return err
+			return nil, err
+		}
+		self := nftables.SetElement{Key: sandbox.AsSlice()}
+		police = append(police, self)
+		if in.inspected {
+			inspect = append(inspect, self)
+		}
+		if room -= 2 * (len(in.opened) + len(in.closed)); room < 0 {
+			later[sandbox] = in
+			n.policies[sandbox] = &installed{policy: in.policy, inspected: in.inspected}
+			continue
 		}
 		n.policies[sandbox] = in
 		of[shardOf(sandbox)] = append(of[shardOf(sandbox)], sandbox)
-		self := nftables.SetElement{Key: sandbox.AsSlice()}
-		police = append(police, self)
 		if in.permissive {
 			permissive = append(permissive, self)
-		}
-		if in.inspected {
-			inspect = append(inspect, self)
 		}
 	}
 	x := &change{c: c}
@@ -322,5 +348,21 @@ func (n *Network) installPolicies(c *nftables.Conn, policies map[netip.Addr]*Pol
 	x.add(n.permissiveSet(), permissive)
 	x.add(n.inspectSet(), inspect)
 	x.add(n.policedSet(), police)
-	return x.err
+	return later, x.err
+}
+
+// installLater adds what installPolicies left out; n.firewall is held.
+func (n *Network) installLater(ctx context.Context, later map[netip.Addr]*installed) error {
+	for sandbox, in := range later {
+		x, err := n.begin(ctx)
+		if err != nil {
+			return err
+		}
+		n.replace(x, sandbox, n.policies[sandbox], in)
+		if err := n.commit(x); err != nil {
+			return fmt.Errorf("adding the policy of %s: %w", sandbox, err)
+		}
+		n.policies[sandbox] = in
+	}
+	return nil
 }

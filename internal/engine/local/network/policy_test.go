@@ -349,72 +349,174 @@ func TestNetworksOfTheHost(t *testing.T) {
 	o := options("n", outsideSubnet)
 	l := newLab(t, o)
 	ctx, cancel := context.WithCancel(testContext(t))
-	watched := make(chan error, 1)
-	go func() { watched <- l.WatchRoutes(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-watched; err != nil {
-			t.Error(err)
-		}
-	})
+	var watching sync.WaitGroup
+	watching.Go(func() { l.WatchRoutes(ctx) })
+	t.Cleanup(watching.Wait)
+	t.Cleanup(cancel)
 	l.outside.whoami(t, "[::]:80")
 	a, addr := l.sandbox(t, 0)
-	self, beside := netip.MustParseAddr(addr), netip.MustParseAddr(beside6)
-	reached := func(to string) bool {
-		_, err := a.dial(at(to, 80))
+	self, beside, far := netip.MustParseAddr(addr), netip.MustParseAddr(beside6), netip.MustParseAddr(public6)
+	reached := func(to netip.Addr) bool {
+		_, err := a.dial(at(to.String(), 80))
 		return err == nil
 	}
-	if reached(beside6) || l.Opens(beside, nil) {
+	if reached(beside) || l.Opens(beside, nil) {
 		t.Error("the machine beside the host is open")
 	}
-	if !reached(public6) || !l.Opens(netip.MustParseAddr(public6), nil) {
+	if !reached(far) || !l.Opens(far, nil) {
 		t.Error("a public address is closed")
 	}
-	all := ranges(within("2001:db8::/64", true, false))
-	if !l.Opens(beside, all) {
-		t.Error("a rule does not open it to names")
-	}
-	for name, p := range map[string]*Policy{"by default": {DefaultAllow: true}, "denied": {}} {
-		if err := l.SetPolicy(ctx, self, p, nil); err != nil {
+	named, wide := within("2001:db8::/64", true, false), within("2000::/3", true, false)
+	for _, test := range []struct {
+		name   string
+		policy *Policy
+		opens  bool
+	}{
+		{"allowed by default", &Policy{DefaultAllow: true}, false},
+		{"denied", &Policy{}, false},
+		{"a rule for much more", &Policy{Ranges: ranges(wide)}, false},
+		{"a rule for the network", &Policy{Ranges: ranges(named)}, true},
+	} {
+		if err := l.SetPolicy(ctx, self, test.policy, nil); err != nil {
 			t.Fatal(err)
 		}
-		if reached(beside6) {
-			t.Errorf("open: %s", name)
+		if reached(beside) != test.opens {
+			t.Errorf("%s: open is %v", test.name, !test.opens)
+		}
+		if r := test.policy.Ranges; len(r) > 0 && l.Opens(beside, &r[0]) != test.opens {
+			t.Errorf("%s: open to names is %v", test.name, !test.opens)
 		}
 	}
-	if err := l.SetPolicy(ctx, self, &Policy{Ranges: all}, nil); err != nil {
+
+	// A network that the host joins, also to a policy with a wide rule.
+	if err := l.SetPolicy(ctx, self, &Policy{Ranges: ranges(wide)}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !reached(beside6) {
-		t.Error("a rule does not open it")
+	if !reached(far) {
+		t.Error("a wide rule opens nothing")
 	}
-	if err := l.SetPolicy(ctx, self, nil, nil); err != nil {
+	for _, joined := range []string{"2001:db8:1::/64", public6 + "/128"} {
+		_, dst, _ := net.ParseCIDR(joined)
+		wan, err := netlink.LinkByName("wan0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		route := &netlink.Route{Dst: dst, LinkIndex: wan.Attrs().Index}
+		if err := netlink.RouteAdd(route); err != nil {
+			t.Fatal(err)
+		}
+		until(t, ctx, joined+" is open", func() bool { return !l.Opens(far, nil) && !reached(far) })
+		if err := netlink.RouteDel(route); err != nil {
+			t.Fatal(err)
+		}
+		until(t, ctx, joined+" stays closed", func() bool { return l.Opens(far, nil) && reached(far) })
+	}
+	o.AllowedRanges = []netip.Prefix{netip.MustParsePrefix(beside6 + "/128")}
+	if _, err := New(ctx, o); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.SetAllowed(ctx, []netip.Prefix{netip.MustParsePrefix("2001:db8::2/128")}); err != nil {
-		t.Fatal(err)
-	}
-	if !reached(beside6) || !l.Opens(beside, nil) {
+	if !reached(beside) {
 		t.Error("the configuration does not open it")
 	}
+}
 
-	_, joined, _ := net.ParseCIDR("2001:db8:1::/64")
-	wan, err := netlink.LinkByName("wan0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	route := &netlink.Route{Dst: joined, LinkIndex: wan.Attrs().Index}
-	if err := netlink.RouteAdd(route); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netlink.RouteDel(route) })
-	for l.Opens(netip.MustParseAddr(public6), nil) {
+func until(t *testing.T, ctx context.Context, otherwise string, is func() bool) {
+	t.Helper()
+	for !is() {
 		if ctx.Err() != nil {
-			t.Fatal("a network that the host has joined stays open")
+			t.Fatal(otherwise)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if reached(public6) {
-		t.Error("a network that the host has joined is open")
+}
+
+// What the other side of an ended sandbox's connection sends does not reach the
+// next one with its address.
+func TestForgetFlows(t *testing.T) { inBothFamilies(t, testForgetFlows) }
+
+func testForgetFlows(t *testing.T, p place) {
+	l := newLab(t, options("o", outsideSubnet))
+	server := l.outside.inbox(t, at(p.public, 7777))
+	first, addr := l.sandbox(t, 0)
+	other, _ := l.sandbox(t, 1)
+	const port = 4444
+	send := func(from *ns, own string, message string) net.Addr {
+		t.Helper()
+		from.do(t, func() error {
+			c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(own), Port: port}, &net.UDPAddr{IP: net.ParseIP(p.public), Port: 7777})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte(message))
+			return err
+		})
+		b := make([]byte, 64)
+		server.SetReadDeadline(time.Now().Add(10 * time.Second))
+		n, from2, err := server.ReadFrom(b)
+		if err != nil || string(b[:n]) != message {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+		return from2
+	}
+	addr = p.of(l.Network, addr)
+	back := send(first, addr, "first")
+	kept := send(other, p.of(l.Network, "10.213.0.3"), "other")
+	ended := netip.MustParseAddr("10.213.0.2")
+	if err := l.Detach(testContext(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ForgetFlows(func(a netip.Addr) bool { return a == ended }); err != nil {
+		t.Fatal(err)
+	}
+	var next *ns
+	until(t, testContext(t), "the index stays in use", func() bool {
+		next = newNS(t)
+		_, err := l.Attach(testContext(t), next.fd(), 0, "next")
+		return err == nil
+	})
+	if l.HasIPv6() {
+		next.await6(t, l.Addr6(ended))
+	}
+	inbox := next.inbox(t, at(addr, port))
+	living := other.inbox(t, at(p.of(l.Network, "10.213.0.3"), port))
+	server.WriteTo([]byte("secret"), back)
+	server.WriteTo([]byte("yours"), kept)
+	if got := receive(t, living); got != "yours" {
+		t.Errorf("the other sandbox got %q", got)
+	}
+	inbox.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if n, _, err := inbox.ReadFrom(make([]byte, 64)); err == nil {
+		t.Errorf("the next sandbox got %d bytes", n)
+	}
+}
+
+// More ranges than one transaction takes are there all the same.
+func TestManyRanges(t *testing.T) {
+	o := options("y", "10.213.0.0/23")
+	o.Policies = map[netip.Addr]*Policy{}
+	for i := range 2*transactionElements/(2*4096) + 1 {
+		a, err := AddrOf(o.Subnet, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p Policy
+		for j := range 4095 {
+			one := netip.AddrFrom4([4]byte{11, byte(j >> 7), byte(j << 1), 1})
+			p.Ranges = append(p.Ranges, Range{First: one, Last: one, Allow: true})
+		}
+		p.Ranges = append(p.Ranges, oneAddr(public, true, false))
+		o.Policies[a] = &p
+	}
+	l := newLab(t, o)
+	l.outside.whoami(t, at(public, 80))
+	for _, i := range []int{0, len(o.Policies) - 1} {
+		a, _ := l.sandbox(t, i)
+		if _, err := a.dial(at(public, 80)); err != nil {
+			t.Errorf("sandbox %d: %v", i, err)
+		}
+		if _, err := a.dial(at(private, 80)); err == nil {
+			t.Errorf("sandbox %d reaches what its policy does not name", i)
+		}
 	}
 }

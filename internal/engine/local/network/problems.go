@@ -62,7 +62,7 @@ func (n *Network) filterProblem(ctx context.Context) (*Problem, error) {
 	if err != nil {
 		return nil, err
 	}
-	probe := newNetwork(Options{Name: n.name + "-probe", Subnet: n.subnet})
+	probe := newNetwork(Options{Name: n.name + "-probe", Subnet: n.subnet, NoIPv6: !n.subnet6.IsValid(), ProxyPort: 1})
 	if err := probe.fillTable(c); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -38,7 +39,6 @@ const (
 	confARPAccept      = 21
 	confAcceptLocal    = 23
 	confRouteLocalnet  = 26
-	rtaNexthop         = 30     // RTA_NH_ID, linux/rtnetlink.h
 	extFilterSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
 )
 
@@ -207,6 +207,18 @@ func address(link int, a netip.Addr, scope byte, label string) []byte {
 	if label != "" {
 		b.str(unix.IFA_LABEL, label)
 	}
+	return b.b
+}
+
+// unpreferred makes an address of IPv6 one that the kernel never picks as the source
+// of a packet by itself: its time to be preferred is over (RFC 4862, 5.5.4), its
+// time to be valid never is.
+func unpreferred(address []byte) []byte {
+	b := body{b: address}
+	// struct ifa_cacheinfo: preferred, valid, and two times that are not read.
+	info := binary.NativeEndian.AppendUint32(nil, 0)
+	info = binary.NativeEndian.AppendUint32(info, math.MaxUint32)
+	b.attr(unix.IFA_CACHEINFO, append(info, make([]byte, 8)...))
 	return b.b
 }
 

@@ -11,6 +11,11 @@ type span struct{ first, last netip.Addr }
 
 func (s span) is6() bool { return s.first.Is6() }
 
+// covers reports whether all of another range is within this one.
+func (s span) covers(o span) bool {
+	return s.is6() == o.is6() && !o.first.Less(s.first) && !s.last.Less(o.last)
+}
+
 // spans are the ranges of prefixes, joined.
 func spans(list []netip.Prefix) []span {
 	out := make([]span, 0, len(list))
