@@ -5,9 +5,11 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/paddock-sandbox/paddock/internal/execd/account"
@@ -70,6 +72,11 @@ func (s *Server) claimed(ctx context.Context, c *hostapi.Claim) (_ *box, millis 
 	// The root has been switched since execd started.
 	if err := os.Chdir("/"); err != nil {
 		return nil, 0, err
+	}
+	if c.PIDs > 0 {
+		if err := os.WriteFile(hostapi.PIDsFile, []byte(strconv.FormatInt(c.PIDs, 10)), 0); err != nil {
+			return nil, 0, fmt.Errorf("setting the limit of processes: %w", err)
+		}
 	}
 	id, err := account.System.Resolve(c.User)
 	if err != nil {

@@ -184,6 +184,9 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 		Cwd: img.Config.WorkingDir, User: img.Config.User,
 		CPUMillis: limits.CPUMillis, MemoryBytes: limits.MemoryBytes,
 	}
+	if s.behindGVisor() {
+		claim.PIDs = limits.PIDs
+	}
 	addHooks(claim, req.Spec.Lifecycle)
 	if p := req.Spec.NetworkPolicy; p != nil {
 		if err := e.applyPolicy(ctx, s, p, e.enforcer.Begin); err != nil {
@@ -204,6 +207,9 @@ func (e *Engine) claim(ctx context.Context, s *shell, req sandbox.CreateRequest,
 
 // enterRoot makes the image the shell's root and sets the limits.
 func (e *Engine) enterRoot(ctx context.Context, s *shell, st *state, root *rootfs.Root, limits cgroup.Limits, steps *stopwatch) error {
+	if s.behindGVisor() {
+		limits.PIDs = outerPIDs(limits.PIDs)
+	}
 	setLimits := func() error {
 		if err := s.group.SetLimits(limits); err != nil {
 			return fmt.Errorf("setting limits: %w", err)

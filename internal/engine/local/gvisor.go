@@ -30,12 +30,20 @@ import (
 // behindGVisor reports whether the wall is gVisor's.
 func (s *shell) behindGVisor() bool { return s.kind == sandbox.IsolationGVisor }
 
-// Smallest limits with which gVisor and execd in it still start: some 35 threads
-// and 20 MiB.
-const (
-	minGVisorPIDs   = 64
-	minGVisorMemory = 32 << 20
-)
+// minGVisorMemory is the smallest limit with which gVisor and execd in it, which
+// take some 20 MiB, still work.
+const minGVisorMemory = 32 << 20
+
+// outerPIDs is the limit on the host of a sandbox with a limit of n processes and
+// threads, which its own kernel enforces. A process there takes two tasks here,
+// and gVisor some 35 for itself. Whoever is root in the sandbox can lift the inner
+// limit, and then ends the sandbox at this one.
+func outerPIDs(n int64) int64 {
+	if n <= 0 {
+		return 0
+	}
+	return 3*n + 256
+}
 
 // remedyRunsc is for doctor and for the error.
 const remedyRunsc = "build it with `make runsc` and put bin/runsc into $PATH or beside paddock, or set runtime.runsc to its path"
@@ -55,10 +63,10 @@ func (e *Engine) checkIsolation(spec *sandbox.Spec) error {
 			"extensions[%q] is %q, which this server does not have (%v). Leave it out, or have the server's operator do this: %s.",
 			sandbox.ExtensionIsolation, spec.Isolation, err, remedyRunsc)
 	}
-	if l := spec.Limits; l.PIDs > 0 && l.PIDs < minGVisorPIDs || l.MemoryBytes > 0 && l.MemoryBytes < minGVisorMemory {
+	if m := spec.Limits.MemoryBytes; m > 0 && m < minGVisorMemory {
 		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,
-			"resourceLimits: with extensions[%q] %q, gVisor's own threads and memory count; pids must be at least %d and memory at least %dMi.",
-			sandbox.ExtensionIsolation, spec.Isolation, minGVisorPIDs, minGVisorMemory>>20)
+			"resourceLimits.memory: %d bytes is less than a sandbox with extensions[%q] %q needs, whose kernel counts, too; give at least %dMi.",
+			m, sandbox.ExtensionIsolation, spec.Isolation, minGVisorMemory>>20)
 	}
 	if spec.Limits.GPUs != "" {
 		return sandbox.Errorf(sandbox.KindInvalid, sandbox.CodeInvalidParameter,

@@ -68,8 +68,7 @@ func TestGVisorIsRefused(t *testing.T) {
 	}{
 		{"no runsc", "/nowhere/runsc", func(*sandbox.Spec) {}, []string{`extensions["paddock.isolation"]`, "/nowhere/runsc", "make runsc"}},
 		{"GPUs", "", func(s *sandbox.Spec) { s.Limits.GPUs = "1" }, []string{"resourceLimits.gpu", "gVisor"}},
-		{"few processes", "", func(s *sandbox.Spec) { s.Limits.PIDs = 63 }, []string{"pids must be at least 64"}},
-		{"little memory", "", func(s *sandbox.Spec) { s.Limits.MemoryBytes = 31 << 20 }, []string{"at least 32Mi"}},
+		{"little memory", "", func(s *sandbox.Spec) { s.Limits.MemoryBytes = 31 << 20 }, []string{"resourceLimits.memory", "at least 32Mi"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			kept := e.opts.RunscPath
@@ -264,5 +263,34 @@ func TestGVisorEndsAtOnce(t *testing.T) {
 	if c, err := e.Dial(t.Context(), id, 80); err == nil {
 		c.Close()
 		t.Error("a connection to a sandbox that has ended")
+	}
+}
+
+// At its limit of processes a sandbox gets an error, as a container does, and
+// lives; whatever its root does, it has no more than it can have on the host.
+func TestGVisorProcessLimit(t *testing.T) {
+	e, _ := gvisorHost(t).open(t)
+	defer e.Close()
+	id := mustCreate(t, e, func(s *sandbox.Spec) {
+		s.Isolation = sandbox.IsolationGVisor
+		s.Limits.PIDs = 40
+	})
+	out, _ := run(t, e, id, "for i in $(seq 60); do sleep 1000 & done 2>&1; true")
+	if !strings.Contains(out, "Resource temporarily unavailable") {
+		t.Errorf("60 processes within a limit of 40: %q", out)
+	}
+	s, err := e.find(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ended(s.pidfd) {
+		t.Error("the sandbox has ended")
+	}
+	u, err := s.group.Usage()
+	if err != nil || u.PIDs > outerPIDs(40) {
+		t.Errorf("%d tasks on the host, %v", u.PIDs, err)
+	}
+	if outerPIDs(0) != 0 {
+		t.Error("no limit became one")
 	}
 }

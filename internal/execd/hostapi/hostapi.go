@@ -50,6 +50,10 @@ const (
 	Ready     = "."
 )
 
+// PIDsFile is the limit of processes in the cgroup that a sandbox behind gVisor is
+// in, as its own kernel shows it.
+const PIDsFile = "/sys/fs/cgroup/pids/pids.max"
+
 // Claim turns a shell into a running sandbox. By the time it is sent execd's
 // root is already the image.
 type Claim struct {
@@ -74,6 +78,10 @@ type Claim struct {
 	// Limits are reported by /metrics, and a place to size history from.
 	CPUMillis   int64 `json:"cpuMillis,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// PIDs, when not 0, is the limit of processes and threads that execd sets for
+	// all of the sandbox, through PIDsFile: where the sandbox has a kernel of its
+	// own, the host's cgroup counts something else.
+	PIDs int64 `json:"pids,omitempty"`
 	// PreStart, when not nil, runs to its end before the entrypoint is
 	// started; the claim is answered after that, and refused with
 	// CodePreStartFailed when it fails.

@@ -93,6 +93,8 @@ func (s *Sandbox) mounts() []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		// For the limit of processes: hostapi.PIDsFile.
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev"}},
 	}
 	if s.ownTmp() {
 		all = append(all, specs.Mount{Destination: tmp, Type: "bind", Source: s.Tmp, Options: []string{"bind", "nosuid", "nodev", "rw"}})
