@@ -17,6 +17,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/egress/intercept"
 	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/image"
+	"github.com/paddock-sandbox/paddock/internal/policy"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -137,4 +138,89 @@ func sendTrustTo(ctx context.Context, socket string, told *hostapi.Trust) error 
 	}
 	defer conn.Close()
 	return sendTrust(ctx, conn, "token", told)
+}
+
+// asked is a policy with conditions on requests.
+func asked(t *testing.T) *policy.Policy {
+	t.Helper()
+	p, err := policy.Policy{DefaultAction: policy.Deny, Egress: []policy.Rule{
+		{Action: policy.Allow, Target: "ruled.example", HTTP: &policy.HTTP{Methods: []string{"GET"}}}}}.Normalize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &p
+}
+
+// A sandbox is told once, at the latest when a server finds that it was not.
+func TestTrustThatComesLater(t *testing.T) {
+	h := newHost(t)
+	authority, err := intercept.OpenAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.opts.Authority = authority.PEM()
+	e, _ := h.open(t)
+	told := func(id string) bool {
+		t.Helper()
+		st, err := e.in.loadState(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, code := run(t, e, id, `test -s "$SSL_CERT_FILE" && test -s "$NODE_EXTRA_CA_CERTS"`)
+		if (code == "0") != (st.Trust != "") {
+			t.Errorf("the record says %q of a sandbox that ended with %q", st.Trust, code)
+		}
+		return code == "0"
+	}
+	plain := func(s *sandbox.Spec) { s.NetworkPolicy = denyBut(t, "plain.example") }
+	ctx := context.Background()
+
+	mounted := mustCreate(t, e, func(s *sandbox.Spec) { s.NetworkPolicy = asked(t) })
+	late, crashed, paused := mustCreate(t, e, plain), mustCreate(t, e, plain), mustCreate(t, e, plain)
+	if !told(mounted) || told(late) || told(crashed) || told(paused) {
+		t.Fatal("the creates are not what they should be")
+	}
+	if err := e.SetPolicy(ctx, late, denyBut(t, "other.example")); err != nil || told(late) {
+		t.Errorf("a rule that looks at no requests: %v", err)
+	}
+	for range 2 {
+		if err := e.SetPolicy(ctx, late, asked(t)); err != nil || !told(late) {
+			t.Errorf("a rule that does: %v", err)
+		}
+	}
+	if err := e.Trust(ctx, mounted); err != nil {
+		t.Errorf("one that was told at create: %v", err)
+	}
+	if err := e.Pause(ctx, paused); err != nil {
+		t.Fatal(err)
+	}
+	var known *sandbox.Error
+	if err := e.SetPolicy(ctx, paused, asked(t)); !errors.As(err, &known) || known.Code != sandbox.CodeNotTrusted || known.Kind != sandbox.KindConflict {
+		t.Errorf("one that is paused: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// The server died when it had recorded the policies, and done no more.
+	var recorded []*sandbox.Sandbox
+	for _, id := range []string{mounted, late, crashed, paused} {
+		r := &sandbox.Sandbox{ID: id, Token: "token-of-" + id, Spec: sandbox.Spec{Image: testImage, NetworkPolicy: asked(t)}}
+		r.Status.State = sandbox.Running
+		recorded = append(recorded, r)
+	}
+	recorded[3].Status.State = sandbox.Paused
+	e, found := h.open(t, recorded...)
+	defer e.Close()
+	if found[crashed] != sandbox.FoundRunning || found[paused] != sandbox.FoundPaused {
+		t.Fatalf("found %v", found)
+	}
+	for name, id := range map[string]string{"mounted": mounted, "late": late, "crashed": crashed} {
+		if !told(id) {
+			t.Errorf("%s is not told after a restart", name)
+		}
+	}
+	if err := e.Resume(ctx, paused); err != nil || !told(paused) {
+		t.Errorf("one that was paused meanwhile: %v", err)
+	}
 }
