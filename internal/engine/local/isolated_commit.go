@@ -15,13 +15,8 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
-const (
-	// maxCommitPaths bounds CommitRequest.Paths.
-	maxCommitPaths = 1000
-	// securebitNoSetuidFixup keeps capabilities when the fsuid changes
-	// (include/uapi/linux/securebits.h).
-	securebitNoSetuidFixup = 1 << 2
-)
+// maxCommitPaths bounds CommitRequest.Paths.
+const maxCommitPaths = 1000
 
 // committer applies the copies of overlays to the directories that they cover.
 //
@@ -99,8 +94,8 @@ func commitError(err error, done int) error {
 // root, but with the rights of the host's.
 func asSandboxRoot(base uint32, f func() error) error {
 	return thread.Run(func() error {
-		if err := unix.Prctl(unix.PR_SET_SECUREBITS, securebitNoSetuidFixup, 0, 0, 0); err != nil {
-			return fmt.Errorf("keeping rights: %w", err)
+		if err := thread.KeepCapabilities(); err != nil {
+			return err
 		}
 		if err := unix.Setfsgid(int(base)); err != nil {
 			return err

@@ -62,16 +62,12 @@ func hideUnifiedCgroup() error {
 	return nil
 }
 
-// namespace returns a mount namespace that change was called in. Mounts and
-// unmounts of the host still reach it.
+// namespace returns a mount namespace that change was called in.
 func namespace(change func() error) (int, error) {
 	fd := -1
 	err := thread.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("making a mount namespace: %w", err)
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			return fmt.Errorf("detaching the mount namespace: %w", err)
+		if err := thread.OwnMounts(); err != nil {
+			return err
 		}
 		if err := change(); err != nil {
 			return err

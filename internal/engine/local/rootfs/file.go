@@ -22,9 +22,9 @@ type Link struct {
 // whatever the mount says on which the node was made. /run, for one, is usually
 // nodev.
 func cloneDevice(node int) (int, error) {
-	fd, err := unix.OpenTree(node, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	fd, err := cloneTree(node, 0)
 	if err != nil {
-		return -1, fmt.Errorf("open_tree: %w", err)
+		return -1, err
 	}
 	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
 		Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,

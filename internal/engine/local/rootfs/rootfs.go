@@ -115,8 +115,20 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 	if err != nil {
 		return -1, overlayError(fs, err)
 	}
-	if err := setOverlayOptions(fs); err != nil {
-		return -1, err
+	return finishOverlay(fs)
+}
+
+// finishOverlay returns a detached mount of an overlay that has its layers.
+func finishOverlay(fs int) (int, error) {
+	// volatile: no sync of the upper directory; a sandbox does not outlive its
+	// host, so a crash of the host makes the upper directory rubbish anyway.
+	if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+		return -1, overlayError(fs, fmt.Errorf("setting volatile: %w", err))
+	}
+	for _, kv := range [][2]string{{"source", "paddock"}, {"redirect_dir", "off"}, {"index", "off"}, {"metacopy", "off"}} {
+		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
+			return -1, overlayError(fs, fmt.Errorf("setting %s: %w", kv[0], err))
+		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, overlayError(fs, fmt.Errorf("creating the overlay: %w", err))
@@ -126,20 +138,6 @@ func mountOverlay(th *thread, r *Root) (int, error) {
 		return -1, overlayError(fs, fmt.Errorf("mounting the overlay: %w", err))
 	}
 	return fd, nil
-}
-
-func setOverlayOptions(fs int) error {
-	// volatile: no sync of the upper directory; a sandbox does not outlive its
-	// host, so a crash of the host makes the upper directory rubbish anyway.
-	if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
-		return overlayError(fs, fmt.Errorf("setting volatile: %w", err))
-	}
-	for _, kv := range [][2]string{{"source", "paddock"}, {"redirect_dir", "off"}, {"index", "off"}, {"metacopy", "off"}} {
-		if err := unix.FsconfigSetString(fs, kv[0], kv[1]); err != nil {
-			return overlayError(fs, fmt.Errorf("setting %s: %w", kv[0], err))
-		}
-	}
-	return nil
 }
 
 // setLayers gives the overlay its layers, topmost first, and its writable part.
@@ -406,17 +404,21 @@ func attachVolume(root, mount int, target string, resolve uint64) error {
 	if err != nil {
 		return err
 	}
-	at := -1
-	if isDir {
-		at, err = makeDirs(root, target, resolve)
-	} else {
-		at, err = makeFile(root, target, resolve)
-	}
+	at, err := makeTarget(root, target, isDir, resolve)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(at)
 	return unix.MoveMount(mount, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// makeTarget opens a directory or file of the image to mount another on it, or
+// makes it. resolve is as for makeDirs.
+func makeTarget(root int, target string, isDir bool, resolve uint64) (int, error) {
+	if isDir {
+		return makeDirs(root, target, resolve)
+	}
+	return makeFile(root, target, resolve)
 }
 
 // makeDirs opens a directory of the image, making what is missing of its path.

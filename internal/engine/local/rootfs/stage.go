@@ -63,9 +63,8 @@ func (t *Threads) Stage(ctx context.Context, r *Root, at string) (*Stage, error)
 
 // build runs on a thread of its own.
 func (s *Stage) build(r *Root, at string, overlay int, volumes []int) (err error) {
-	// As in newThread: fsuid is changed with all capabilities kept.
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, securebitNoSetuidFixup, 0, 0, 0); err != nil {
-		return fmt.Errorf("setting a mount thread's securebits: %w", err)
+	if err := osthread.KeepCapabilities(); err != nil {
+		return err
 	}
 	if err := ownNamespace(at); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (s *Stage) showTmp(th *thread, r *Root, root int) error {
 		return err
 	}
 	defer unix.Close(dir)
-	clone, err := unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	clone, err := cloneTree(dir, 0)
 	if err != nil {
 		return err
 	}
@@ -139,12 +138,7 @@ func makeMountPoint(root int, v *Volume) error {
 	if err != nil {
 		return err
 	}
-	at := -1
-	if isDir {
-		at, err = makeDirs(root, v.Target, 0)
-	} else {
-		at, err = makeFile(root, v.Target, 0)
-	}
+	at, err := makeTarget(root, v.Target, isDir, 0)
 	if err != nil {
 		return err
 	}

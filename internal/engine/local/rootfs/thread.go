@@ -12,11 +12,6 @@ import (
 	osthread "github.com/paddock-sandbox/paddock/internal/engine/local/thread"
 )
 
-// securebitNoSetuidFixup keeps capabilities when fsuid changes
-// (include/uapi/linux/securebits.h). Overlayfs remembers the credentials of
-// its mounter and needs them whole.
-const securebitNoSetuidFixup = 1 << 2
-
 // errClosed is returned for work handed to a closed Threads.
 var errClosed = errors.New("mount threads are closed")
 
@@ -131,8 +126,9 @@ func (t *Threads) newThread() (*thread, error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, fmt.Errorf("unsharing a mount thread's root: %w", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, securebitNoSetuidFixup, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("setting a mount thread's securebits: %w", err)
+	// Overlayfs remembers the credentials of its mounter and needs them whole.
+	if err := osthread.KeepCapabilities(); err != nil {
+		return nil, err
 	}
 	th := &thread{}
 	if t.byPath {
@@ -150,14 +146,10 @@ func (t *Threads) newThread() (*thread, error) {
 }
 
 // ownNamespace gives the calling thread a mount namespace with an empty tmpfs
-// on dir. Mounts and unmounts of the host still reach it, so that it pins
-// nothing.
+// on dir.
 func ownNamespace(dir string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("detaching the mount namespace: %w", err)
+	if err := osthread.OwnMounts(); err != nil {
+		return err
 	}
 	if err := unix.Mount("paddock", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711"); err != nil {
 		return fmt.Errorf("mounting the scratch tmpfs: %w", err)

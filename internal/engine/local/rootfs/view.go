@@ -163,7 +163,7 @@ func (m *ViewMount) take(th *thread, v *View, root int) (int, error) {
 		from = m.Path
 	}
 	if from == m.Path || m.Mode == Private {
-		if err := th.as(v.Base, func() error { return ensureDir(root, m.Path) }); err != nil {
+		if err := th.as(v.Base, func() error { return ensureTarget(root, m.Path, true) }); err != nil {
 			return -1, err
 		}
 	}
@@ -202,22 +202,10 @@ func (m *ViewMount) take(th *thread, v *View, root int) (int, error) {
 	return fd, err
 }
 
-// ensureDir makes a directory of the sandbox that is missing. The sandbox's
-// processes may put links in its way; it follows none.
-func ensureDir(root int, name string) error {
-	fd, err := makeDirs(root, name, unix.RESOLVE_NO_SYMLINKS)
-	if err != nil {
-		return linkError(name, err)
-	}
-	return unix.Close(fd)
-}
-
-// ensureTarget is ensureDir for a directory or a file.
+// ensureTarget makes a directory or file of the sandbox that is missing. The
+// sandbox's processes may put links in its way; it follows none.
 func ensureTarget(root int, name string, isDir bool) error {
-	if isDir {
-		return ensureDir(root, name)
-	}
-	fd, err := makeFile(root, name, unix.RESOLVE_NO_SYMLINKS)
+	fd, err := makeTarget(root, name, isDir, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return linkError(name, err)
 	}
@@ -282,6 +270,7 @@ func ordinary(fd int) error {
 // mqueueMagic is MQUEUE_MAGIC, ipc/mqueue.c.
 const mqueueMagic = 0x19800202
 
+// cloneTree returns a detached mount of what fd refers to.
 func cloneTree(fd int, flags uint) (int, error) {
 	clone, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|flags)
 	if err != nil {
@@ -348,15 +337,9 @@ func (c *clones) cover(th *thread, v *View, i int) error {
 	if err != nil {
 		return overlayError(fs, err)
 	}
-	if err := setOverlayOptions(fs); err != nil {
-		return err
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return overlayError(fs, fmt.Errorf("creating the overlay: %w", err))
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	fd, err := finishOverlay(fs)
 	if err != nil {
-		return overlayError(fs, fmt.Errorf("mounting the overlay: %w", err))
+		return err
 	}
 	unix.Close(c.mounts[i])
 	c.mounts[i] = fd

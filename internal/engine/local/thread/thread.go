@@ -1,6 +1,7 @@
 package thread
 
 import (
+	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -36,3 +37,25 @@ func run(f func() error, done chan<- error) {
 // ends, the Go runtime parks it for ever, in whatever cgroups and namespaces it
 // is. And it is the one that /proc/self shows.
 func OnMain() bool { return unix.Gettid() == unix.Getpid() }
+
+// KeepCapabilities has the calling thread keep its capabilities when its fsuid
+// changes.
+func KeepCapabilities() error {
+	const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP, include/uapi/linux/securebits.h
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0); err != nil {
+		return fmt.Errorf("keeping a thread's capabilities: %w", err)
+	}
+	return nil
+}
+
+// OwnMounts gives the calling thread a mount namespace. Mounts and unmounts of
+// the host still reach it, so that it pins nothing.
+func OwnMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("detaching the mount namespace: %w", err)
+	}
+	return nil
+}
