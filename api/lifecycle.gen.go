@@ -62,8 +62,9 @@ func (e NetworkPolicyStatusStatus) Valid() bool {
 // protocol but not to this server yet; a request that uses one is
 // refused.
 type CreateSandboxRequest struct {
-	// CredentialProxy Lets the host put credentials of the sandbox's vault into its
-	// requests. Needs `networkPolicy`.
+	// CredentialProxy Prepares the sandbox for credentials that the host puts into its
+	// requests. Without it that is done when its vault gets the first
+	// binding. Needs `networkPolicy`.
 	CredentialProxy struct {
 		Enabled bool `json:"enabled,omitempty,omitzero"`
 	} `json:"credentialProxy,omitempty,omitzero"`
