@@ -311,7 +311,7 @@ func (c *codeContext) handle(x *run, rep report) bool {
 		c.count(x, rep)
 		if rep.Leaving {
 			// The next run is not to meet a kernel that is about to end.
-			await(x.driver, leaveWait)
+			await(x.driver, c.api.waits.leave)
 		}
 		c.over(x)
 		x.stream.Status("idle")
@@ -452,9 +452,9 @@ func (c *codeContext) ask(x *run, deadline <-chan time.Time) bool {
 		case <-ticker.C:
 			// A process that has just been forked may not notice the signal, and
 			// one that starts another just when it is interrupted may wait for
-			// that: shells do. The other drivers notice every interrupt, and
-			// what the code does about one, cleaning up for instance, is not to
-			// be interrupted by another.
+			// that: shells do. The other drivers notice every signal, and what
+			// the code does about one, cleaning up for instance, is not to be
+			// interrupted by another.
 			x.driver.interrupt(x, !x.driver.shell())
 		case <-deadline:
 			return false

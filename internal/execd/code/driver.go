@@ -390,10 +390,11 @@ func (d *driver) interrupt(x *run, spare bool) {
 		// The driver first: a shell goes on after a child that was interrupted,
 		// unless it was interrupted as well.
 		d.proc.Signal(syscall.SIGINT)
-		for _, f := range d.halts {
-			if f == nil {
-				continue
-			}
+	}
+	// Each time: what breaks off the code of JavaScript may break off what reads
+	// this, too, and Java's machine may overlook a wish to stop. Neither tells.
+	for _, f := range d.halts {
+		if f != nil {
 			nudge(f, fmt.Sprintf("stop %d\n", x.n))
 		}
 	}

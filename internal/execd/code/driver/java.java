@@ -26,7 +26,9 @@ import jdk.jshell.UnresolvedReferenceException;
 import sun.misc.Signal;
 
 public class Driver {
-    static final int ORDERS = 3, REPORTS = 4;
+    static final int ORDERS = 3, REPORTS = 4, HALTS = 8;
+    // How long code has after one wish to stop, in nanoseconds: it may be cleaning up.
+    static final long STOP_AGAIN = 1_000_000_000L;
     static final int MAX_TEXT = 1 << 20;
     // What the jshell tool imports for its users.
     static final String[] IMPORTS = {"java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.util.*",
@@ -37,7 +39,8 @@ public class Driver {
     static JShell shell;
     static long run;
     static long count;
-    static volatile boolean live;
+    // The run that is under way, 0 between two runs.
+    static long live;
     static volatile boolean stopped;
 
     public static void main(String[] args) throws Exception {
@@ -45,12 +48,12 @@ public class Driver {
         reports = new FileOutputStream(descriptor(REPORTS));
         shell = JShell.builder().in(new ByteArrayInputStream(new byte[0])).out(System.out).err(System.err).build();
         shell.onShutdown(s -> System.exit(0));
-        Signal.handle(new Signal("INT"), s -> {
-            if (live) {
-                stopped = true;
-                shell.stop();
-            }
-        });
+        // It is for what the code has started; a signal does not say which run it is
+        // about, and may be late.
+        Signal.handle(new Signal("INT"), s -> { });
+        Thread halts = new Thread(Driver::halt);
+        halts.setDaemon(true);
+        halts.start();
         for (String name : IMPORTS) {
             shell.eval("import " + name + ";");
         }
@@ -60,14 +63,47 @@ public class Driver {
             byte[] code = orders.readNBytes(Integer.parseInt(head[2]));
             run = Long.parseLong(head[1]);
             count++;
-            stopped = false;
-            live = true;
+            turn(run);
             send("\"t\":\"busy\"");
             String end = evaluate(new String(code, StandardCharsets.UTF_8));
-            live = false;
+            turn(0);
             System.out.flush();
             System.err.flush();
             send(end + ",\"count\":" + count);
+        }
+    }
+
+    // halt reads which runs are to stop, and has their code stopped. JShell can miss
+    // that when the code is at a certain point, without a word; then it is told again.
+    static void halt() {
+        try (java.util.Scanner lines = new java.util.Scanner(new FileInputStream(descriptor(HALTS)), "US-ASCII")) {
+            long last = 0, at = 0;
+            while (lines.hasNextLine()) {
+                String[] words = lines.nextLine().split(" ");
+                long n = Long.parseLong(words[1]);
+                if (n == last && System.nanoTime() - at < STOP_AGAIN) {
+                    continue;
+                }
+                stop(n);
+                last = n;
+                at = System.nanoTime();
+            }
+        } catch (Exception e) {
+            System.err.println("[code can't be interrupted: " + e + "]");
+        }
+    }
+
+    // turn says which run is under way. It waits for a stop, so that one hits no
+    // other run.
+    static synchronized void turn(long n) {
+        live = n;
+        stopped = false;
+    }
+
+    static synchronized void stop(long n) {
+        if (n == live) {
+            stopped = true;
+            shell.stop();
         }
     }
 
