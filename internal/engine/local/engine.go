@@ -142,7 +142,8 @@ func (e *Engine) open(ctx context.Context) error {
 	}
 	e.startProxy()
 	e.trash = newTrash(e)
-	e.indexes = newIndexes(nil)
+	e.indexes = newIndexes(e.forgetFlows)
+	e.wg.Go(e.reclaimIndexes)
 	e.pool = newPool(e, e.opts.PoolSize)
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -190,55 +189,4 @@ func (in *instance) cgroupName() string      { return "paddock-" + in.name }
 // base is the host id of root in the sandbox with that index.
 func (in *instance) base(index int) uint32 {
 	return uint32(in.slot+1)<<28 + uint32(index)*oci.IDRange
-}
-
-// indexes hands out sandbox indexes, the longest unused first, so that the
-// kernel has had time to remove what an earlier holder left.
-type indexes struct {
-	mu   sync.Mutex
-	free []int
-	used map[int]bool
-}
-
-func newIndexes(taken map[int]bool) *indexes {
-	x := &indexes{used: map[int]bool{}}
-	for i := range maxIndex {
-		if taken[i] {
-			x.used[i] = true
-		} else {
-			x.free = append(x.free, i)
-		}
-	}
-	return x
-}
-
-// errNoIndex is returned when every address of the slot is in use.
-var errNoIndex = errors.New("every sandbox address of this instance is in use")
-
-func (x *indexes) take() (int, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.free) == 0 {
-		return 0, errNoIndex
-	}
-	i := x.free[0]
-	x.free = x.free[1:]
-	x.used[i] = true
-	return i, nil
-}
-
-func (x *indexes) give(i int) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.used[i] {
-		delete(x.used, i)
-		x.free = append(x.free, i)
-	}
-}
-
-// left is how many are free.
-func (x *indexes) left() int {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return len(x.free)
 }

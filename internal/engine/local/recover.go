@@ -100,8 +100,7 @@ func (e *Engine) reserveIndexes(onHost []os.DirEntry) error {
 			e.gpus.Restore(st.ID, st.GPUs)
 		}
 	}
-	e.indexes = newIndexes(taken)
-	return nil
+	return e.indexes.reserve(taken)
 }
 
 // recoverOne looks at one shell on the host. What is not adopted is taken
