@@ -10,9 +10,33 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/paddock-sandbox/paddock/internal/image/imagetest"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
+
+// disk is where temporary files would be.
+var disk = os.TempDir()
+
+// A store syncs the whole filesystem that it is on, and with it all that others
+// write there. In memory the tests wait for themselves only; TestStarterImage and
+// TestLayersMount are on the disk.
+func TestMain(m *testing.M) {
+	const memory, enough = "/dev/shm", 4 << 30
+	var st unix.Statfs_t
+	if err := unix.Statfs(memory, &st); err == nil && st.Type == unix.TMPFS_MAGIC && st.Bavail*uint64(st.Bsize) >= enough {
+		os.Setenv("TMPDIR", memory)
+	}
+	os.Exit(m.Run())
+}
+
+// onDisk returns a temporary directory on the disk.
+func onDisk(t *testing.T) string {
+	t.Helper()
+	t.Setenv("TMPDIR", disk)
+	return t.TempDir()
+}
 
 // openStore opens a store in a temporary directory. configure may be nil.
 func openStore(t testing.TB, configure func(*Options)) *Store {

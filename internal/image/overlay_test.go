@@ -2,6 +2,7 @@ package image
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 // opaque directories hide all, and directories that a layer only implies keep
 // the owner and mode that they have below.
 func TestLayersMount(t *testing.T) {
-	s := openStore(t, nil)
+	s := openAt(t, filepath.Join(onDisk(t), "images"), nil)
 	private := imagetest.Files(map[string]string{"private/a": "1", "gone/x": "1", "cleared/old": "1", "file": "1", "both": "low"})
 	for i := range private.Entries {
 		if e := &private.Entries[i]; e.Name == "private/" {
@@ -59,7 +60,7 @@ func TestStarterImage(t *testing.T) {
 	if _, err := os.Stat(path); err != nil || testing.Short() {
 		t.Skip("needs the starter image: run scripts/starter-image.sh")
 	}
-	s := openStore(t, nil)
+	s := openAt(t, filepath.Join(onDisk(t), "images"), nil)
 	s.HoldsRestored()
 	img, err := s.ImportPath(t.Context(), path, "python:3.11")
 	if err != nil {
