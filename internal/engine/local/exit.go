@@ -30,7 +30,8 @@ type oomTrack struct {
 	mu sync.Mutex
 	// seen was counted at least settle before survived becomes it.
 	seen, survived int64
-	// news is set when there may be more than seen.
+	// news is set when there may be more than seen, or soon: the kernel may
+	// report a kill before it counts it.
 	news  bool
 	timer *time.Timer // not nil while a look is due
 	over  bool
@@ -75,6 +76,7 @@ func (t *oomTrack) look() {
 	if t.over {
 		return
 	}
+	news := t.news
 	t.news = false
 	n, err := t.group.OOMKills()
 	if err != nil {
@@ -83,7 +85,7 @@ func (t *oomTrack) look() {
 		return
 	}
 	t.survived = t.seen
-	if n > t.seen || t.news {
+	if n > t.seen || news {
 		t.seen = n
 		t.timer.Reset(t.settle)
 		return
