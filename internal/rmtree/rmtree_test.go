@@ -38,7 +38,12 @@ func TestRemove(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, dir := range filesystems(t) {
+			dirs := filesystems(t)
+			if name == "many deep branches" {
+				// A disk takes longer to make them than all other tests take.
+				dirs = dirs[len(dirs)-1:]
+			}
+			for _, dir := range dirs {
 				path := filepath.Join(dir, "tree")
 				make(t, path)
 				check(t, Remove(t.Context(), path))
