@@ -3,11 +3,14 @@ package h2
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -471,6 +474,61 @@ func FuzzClient(f *testing.F) {
 		_, _ = c.Write(binary.BigEndian.AppendUint32(appendHeader(nil, 8, http2.FrameGoAway, 0, 0), 0))
 		_ = c.(interface{ CloseWrite() error }).CloseWrite()
 		// The relay ends with its client, whatever that has said.
-		_, _ = io.Copy(io.Discard, c)
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		var slow net.Error
+		if _, err := io.Copy(io.Discard, c); errors.As(err, &slow) && slow.Timeout() {
+			t.Error("the relay does not end")
+		}
+	})
+}
+
+// Whatever a destination sends, its client gets an answer or an end, and nothing
+// is left behind.
+func FuzzServer(f *testing.F) {
+	seed := func(do func(s *bare)) {
+		var out bytes.Buffer
+		s := &bare{Framer: http2.NewFramer(&out, nil)}
+		s.AllowIllegalWrites = true
+		s.enc = hpack.NewEncoder(&s.buf)
+		do(s)
+		f.Add(out.Bytes())
+	}
+	seed(func(s *bare) { s.headers(1, true, ":status", "204") })
+	seed(func(s *bare) {
+		s.headers(1, false, ":status", "103", "link", "</x>")
+		s.headers(1, false, ":status", "200", "x-filter", "expand")
+		_ = s.WriteData(1, false, []byte("hello"))
+		s.headers(1, true, "x-sum", "5")
+	})
+	seed(func(s *bare) {
+		_ = s.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1}, http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
+		_ = s.WritePing(false, [8]byte{})
+		_ = s.WriteWindowUpdate(0, 1)
+		_ = s.WriteWindowUpdate(1, 1)
+		_ = s.WriteGoAway(1, 0, nil)
+		s.headers(1, false, ":status", "200", "x-filter", "lower", "content-length", "2")
+		_ = s.WriteDataPadded(1, true, []byte("AB"), make([]byte, 3))
+		_ = s.WriteRSTStream(1, 0)
+	})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) > 1<<16 {
+			return
+		}
+		client, server := relayed(t, &open{}, nil)
+		c := newBare(t, client).greet()
+		c.headers(1, false, get...)
+		_ = c.WriteData(1, true, []byte("body"))
+		go func() {
+			_, _ = io.Copy(io.Discard, server)
+		}()
+		_ = c.WriteWindowUpdate(0, 1<<30)
+		_ = c.WriteWindowUpdate(1, 1<<30)
+		_, _ = server.Write(append(appendSettings(nil), in...))
+		_ = server.(interface{ CloseWrite() error }).CloseWrite()
+		_ = client.SetDeadline(time.Now().Add(10 * time.Second))
+		var slow net.Error
+		if _, err := io.Copy(io.Discard, client); errors.As(err, &slow) && slow.Timeout() {
+			t.Error("the relay does not end")
+		}
 	})
 }
