@@ -328,7 +328,8 @@ func SweepStale(ctx context.Context, binary string) {
 			if err != nil {
 				continue
 			}
-			s := &Server{o: Options{Binary: binary}, DataDir: data, RunDir: dir}
+			// An address that nobody listens on: the configuration wants one.
+			s := &Server{o: Options{Binary: binary}, DataDir: data, RunDir: dir, addr: "127.0.0.1:1"}
 			if err := s.Reset(ctx); err != nil {
 				// Kept for another try: without its directories nobody would
 				// find the sandboxes.
