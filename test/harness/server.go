@@ -221,11 +221,14 @@ func (s *Server) Environ() []string {
 	env = append(env,
 		"PADDOCK_CONFIG="+os.DevNull,
 		"PADDOCK_DATA_DIR="+s.DataDir,
-		"PADDOCK_SERVER_LISTEN="+s.addr,
 		"PADDOCK_STORAGE_RUN_DIR="+s.RunDir,
 		"PADDOCK_STORAGE_MIN_FREE=64Mi",
 		"PADDOCK_LOG_LEVEL=debug",
 	)
+	if s.addr != "" {
+		// One that only sweeps never listened.
+		env = append(env, "PADDOCK_SERVER_LISTEN="+s.addr)
+	}
 	keys := make([]string, 0, len(s.o.Settings))
 	for k := range s.o.Settings {
 		keys = append(keys, k)
