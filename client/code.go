@@ -247,18 +247,7 @@ func (c *Client) DeleteCodeContexts(ctx context.Context, id, language string) er
 
 // InterruptCode stops the code that runs in a context, whose state stays.
 func (c *Client) InterruptCode(ctx context.Context, id, contextID string) error {
-	p, err := execdPath(id, "/code")
-	if err != nil {
-		return err
-	}
-	// Not repeated: a second try could stop the next run.
-	ctx, cancel := c.bound(ctx, 0)
-	defer cancel()
-	resp, err := c.attempt(ctx, &request{method: http.MethodDelete, path: p, query: url.Values{"id": {contextID}}})
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
+	return c.interrupt(ctx, id, "/code", contextID)
 }
 
 // Language is one that the interpreter of a sandbox may run.

@@ -56,10 +56,9 @@ func (cmd *Command) body(background bool) (*commandBody, error) {
 
 // Output receives what a command prints, exact to the byte when the sandbox is
 // paddock's. Other servers leave line ends out, so there each piece ends with
-// one. The calls come from the goroutine
-// that runs the command, in the order in which the output was printed; while
-// one is busy the command's pipe fills up and it waits. An error from a writer
-// ends the run. A nil field drops its part.
+// one. The calls come from the goroutine that runs the command, in the order in
+// which the output was printed; while one is busy the command's pipe fills up and
+// it waits. An error from a writer ends the run. A nil field drops its part.
 type Output struct {
 	Stdout, Stderr io.Writer
 	// OnStart is told the command's id before any output. Interrupt,
@@ -157,19 +156,7 @@ func (c *Client) CommandLogs(ctx context.Context, id, commandID string, cursor i
 // Interrupt ends a running command: SIGTERM to its process group, then, if it
 // stays, SIGKILL.
 func (c *Client) Interrupt(ctx context.Context, id, commandID string) error {
-	p, err := execdPath(id, "/command")
-	if err != nil {
-		return err
-	}
-	// Not repeated: a second try of what worked is an error.
-	r := &request{method: http.MethodDelete, path: p, query: url.Values{"id": {commandID}}}
-	ctx, cancel := c.bound(ctx, 0)
-	defer cancel()
-	resp, err := c.attempt(ctx, r)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
+	return c.interrupt(ctx, id, "/command", commandID)
 }
 
 // CreateSession opens a shell that keeps its state between runs, in the given

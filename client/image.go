@@ -140,12 +140,7 @@ func (c *Client) ExportImage(ctx context.Context, ref string) (io.ReadCloser, er
 
 // RemoveImage removes an image by name or digest. Sandboxes that use it go on.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	r := &request{method: http.MethodDelete, path: "/images", query: url.Values{"ref": {ref}}}
-	attempts, err := c.callExtra(ctx, r, nil, nil, 0)
-	if attempts > 1 && IsNotFound(err) {
-		return nil
-	}
-	return err
+	return c.remove(ctx, "/images", url.Values{"ref": {ref}})
 }
 
 // Pruned is what a prune removed.

@@ -103,11 +103,7 @@ func (c *Client) DeletePTY(ctx context.Context, id, sessionID string) error {
 	if err != nil {
 		return err
 	}
-	attempts, err := c.callExtra(ctx, &request{method: http.MethodDelete, path: p}, nil, nil, 0)
-	if attempts > 1 && IsNotFound(err) {
-		return nil // an earlier attempt did it, only its answer was lost
-	}
-	return err
+	return c.remove(ctx, p, nil)
 }
 
 func ptyPath(id, sessionID string) (string, error) {

@@ -227,6 +227,32 @@ func (c *Client) callExtra(ctx context.Context, r *request, in, out any, extra t
 	return attempts, nil
 }
 
+// remove makes a DELETE. When a repeated one finds nothing, an earlier attempt did
+// it and only its answer was lost.
+func (c *Client) remove(ctx context.Context, path string, query url.Values) error {
+	attempts, err := c.callExtra(ctx, &request{method: http.MethodDelete, path: path, query: query}, nil, nil, 0)
+	if attempts > 1 && IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// interrupt makes a DELETE at an execd route that ends what is under way, and does
+// not repeat it: a second one may be an error, or end what came after.
+func (c *Client) interrupt(ctx context.Context, id, route, what string) error {
+	p, err := execdPath(id, route)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.bound(ctx, 0)
+	defer cancel()
+	resp, err := c.attempt(ctx, &request{method: http.MethodDelete, path: p, query: url.Values{"id": {what}}})
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // decode reads one bounded JSON answer.
 func decode(resp *http.Response, out any) error {
 	limited := &io.LimitedReader{R: resp.Body, N: maxJSONAnswer + 1}

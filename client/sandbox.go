@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -348,11 +347,7 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	attempts, err := c.callExtra(ctx, &request{method: http.MethodDelete, path: p}, nil, nil, 0)
-	if attempts > 1 && IsNotFound(err) {
-		return nil // an earlier attempt did it, only its answer was lost
-	}
-	return err
+	return c.remove(ctx, p, nil)
 }
 
 // PatchMetadata sets the given keys and removes those whose value is nil;
@@ -402,93 +397,6 @@ func (c *Client) post(ctx context.Context, id, action string) error {
 		return err
 	}
 	return c.call(ctx, &request{method: http.MethodPost, path: p + action}, nil, nil)
-}
-
-// Endpoint is how to reach a port of a sandbox.
-type Endpoint struct {
-	// Endpoint is host[:port][/path], without a scheme.
-	Endpoint string `json:"endpoint"`
-	// Headers must be sent with every request. They hold a secret.
-	Headers map[string]string `json:"headers,omitempty"`
-}
-
-// Endpoint returns how to reach a port. It answers while the sandbox is still
-// Pending; requests to the endpoint are held until it runs.
-func (c *Client) Endpoint(ctx context.Context, id string, port int) (*Endpoint, error) {
-	p, err := sandboxPath(id)
-	if err != nil {
-		return nil, err
-	}
-	ep := new(Endpoint)
-	r := &request{method: http.MethodGet, path: p + "/endpoints/" + strconv.Itoa(port),
-		query: url.Values{"use_server_proxy": {"true"}}}
-	if err := c.call(ctx, r, nil, ep); err != nil {
-		return nil, err
-	}
-	return ep, nil
-}
-
-// SignedEndpoint returns how to reach a port without a key or a header until a
-// moment, in whole seconds. Whoever has the address can use it. Servers without
-// a key to sign with answer an error.
-func (c *Client) SignedEndpoint(ctx context.Context, id string, port int, until time.Time) (*Endpoint, error) {
-	p, err := sandboxPath(id)
-	if err != nil {
-		return nil, err
-	}
-	ep := new(Endpoint)
-	r := &request{method: http.MethodGet, path: p + "/endpoints/" + strconv.Itoa(port),
-		query: url.Values{"expires": {strconv.FormatInt(until.Unix(), 10)}}}
-	if err := c.call(ctx, r, nil, ep); err != nil {
-		return nil, err
-	}
-	return ep, nil
-}
-
-// EndpointURL completes an endpoint with the scheme of this client's server.
-func (c *Client) EndpointURL(e *Endpoint) string {
-	scheme, _, _ := strings.Cut(c.root, "://")
-	return scheme + "://" + e.Endpoint
-}
-
-// LogOptions choose a part of what the entrypoint printed.
-type LogOptions struct {
-	// Tail is the number of last lines; zero means all that is kept.
-	Tail int
-	// Since drops what is older; zero means from the beginning.
-	Since time.Time
-	// Timestamps prefixes each line with its time.
-	Timestamps bool
-	// Follow keeps the stream open until the entrypoint has ended.
-	Follow bool
-}
-
-// Logs returns what the sandbox's entrypoint printed, oldest first. The caller
-// closes it.
-func (c *Client) Logs(ctx context.Context, id string, o LogOptions) (io.ReadCloser, error) {
-	p, err := sandboxPath(id)
-	if err != nil {
-		return nil, err
-	}
-	q := url.Values{}
-	if o.Tail > 0 {
-		q.Set("tail", strconv.Itoa(o.Tail))
-	}
-	if !o.Since.IsZero() {
-		q.Set("since", o.Since.UTC().Format(time.RFC3339Nano))
-	}
-	if o.Timestamps {
-		q.Set("timestamps", "true")
-	}
-	if o.Follow {
-		q.Set("follow", "true")
-	}
-	resp, _, err := c.send(ctx, &request{method: http.MethodGet, path: p + "/logs", query: q,
-		header: http.Header{"Accept": {"text/plain"}}, repeatable: true})
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
 }
 
 // Health reports whether the server answers.

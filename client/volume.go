@@ -31,10 +31,5 @@ func (c *Client) RemoveVolume(ctx context.Context, name string) error {
 	if name == "" || name == "." || name == ".." {
 		return errors.New("the name of the volume is empty")
 	}
-	r := &request{method: http.MethodDelete, path: "/volumes/" + url.PathEscape(name)}
-	attempts, err := c.callExtra(ctx, r, nil, nil, 0)
-	if attempts > 1 && IsNotFound(err) {
-		return nil
-	}
-	return err
+	return c.remove(ctx, "/volumes/"+url.PathEscape(name), nil)
 }
