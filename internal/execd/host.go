@@ -13,10 +13,10 @@ import (
 
 // hostRoutes adds the routes that only the engine can reach.
 func (s *Server) hostRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+hostapi.ExitPath, answering(s.handleExit))
+	mux.Handle("GET "+hostapi.ExitPath, web.Handler(s.handleExit))
 	mux.HandleFunc("GET "+hostapi.DialPath, s.proxy.Tunnel)
-	mux.HandleFunc("POST "+hostapi.SyncPath, answering(handleSync))
-	mux.HandleFunc("POST "+hostapi.TrustPath, answering(s.handleTrust))
+	mux.Handle("POST "+hostapi.SyncPath, web.Handler(handleSync))
+	mux.Handle("POST "+hostapi.TrustPath, web.Handler(s.handleTrust))
 	s.isolatedRoutes(mux)
 }
 

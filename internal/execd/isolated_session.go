@@ -75,17 +75,17 @@ func sessionIdentity(c *hostapi.Claim) (account.Identity, error) {
 // isolatedRoutes adds what only the engine's socket shows: the routes of a
 // session, and what the engine needs to make one.
 func (s *Server) isolatedRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+hostapi.BasePath, answering(s.handleBase))
+	mux.Handle("GET "+hostapi.BasePath, web.Handler(s.handleBase))
 	mux.HandleFunc("GET "+hostapi.BusyPath, func(w http.ResponseWriter, _ *http.Request) {
 		web.JSON(w, http.StatusOK, hostapi.Busy{Running: s.commands.Running()})
 	})
 	const at = isolated.Prefix + "session/{session}"
-	mux.HandleFunc("POST "+at+"/run", answering(s.isolatedRun))
-	mux.HandleFunc("GET "+at+"/runs/{run}", answering(s.isolatedStatus))
-	mux.HandleFunc("GET "+at+"/runs/{run}/logs", answering(s.isolatedLogs))
+	mux.Handle("POST "+at+"/run", web.Handler(s.isolatedRun))
+	mux.Handle("GET "+at+"/runs/{run}", web.Handler(s.isolatedStatus))
+	mux.Handle("GET "+at+"/runs/{run}/logs", web.Handler(s.isolatedLogs))
 	tree := http.NewServeMux()
 	files.New(s.guest).Routes(tree)
-	serve := answering(func(w http.ResponseWriter, r *http.Request) error {
+	serve := web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		own, err := s.session(r)
 		if err != nil {
 			return err
@@ -96,8 +96,8 @@ func (s *Server) isolatedRoutes(mux *http.ServeMux) {
 		return dispatch(tree, w, inner)
 	})
 	for _, dir := range []string{"files", "directories"} {
-		mux.HandleFunc(at+"/"+dir, serve)
-		mux.HandleFunc(at+"/"+dir+"/", serve)
+		mux.Handle(at+"/"+dir, serve)
+		mux.Handle(at+"/"+dir+"/", serve)
 	}
 }
 

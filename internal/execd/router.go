@@ -12,19 +12,6 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
 )
 
-// handler answers a request, or returns the error to answer with. It may not
-// return an error once it has begun its answer.
-type handler func(w http.ResponseWriter, r *http.Request) error
-
-// answering turns a handler into one of net/http.
-func answering(h handler) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
-			web.Fail(w, err)
-		}
-	}
-}
-
 // surface is the API as one listener shows it.
 type surface struct {
 	server *Server
@@ -36,7 +23,7 @@ type surface struct {
 func (f *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.server.idle.begin()
 	defer f.server.idle.end()
-	answering(f.serve)(w, r)
+	web.Handler(f.serve).ServeHTTP(w, r)
 }
 
 func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
@@ -52,7 +39,7 @@ func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
 		if f.host && r.URL.Path == "/ping" {
 			return nil
 		}
-		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+		return web.NotClaimed()
 	}
 	if err := b.authorize(r); err != nil {
 		return err
@@ -113,10 +100,10 @@ func (r *refusal) WriteHeader(status int)      { r.status = status }
 // routes adds what every listener serves.
 func (s *Server) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /ping", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("POST /command", answering(s.commands.Run))
-	mux.HandleFunc("DELETE /command", answering(s.interrupt))
+	mux.Handle("POST /command", web.Handler(s.commands.Run))
+	mux.Handle("DELETE /command", web.Handler(s.interrupt))
 	// One pattern for two routes, which as patterns would be ambiguous.
-	mux.HandleFunc("GET /command/{first}/{second}", answering(s.inspect))
+	mux.Handle("GET /command/{first}/{second}", web.Handler(s.inspect))
 	s.sessions.Routes(mux)
 	s.code.Routes(mux)
 	s.ptys.Routes(mux)

@@ -172,6 +172,20 @@ func Directory(g *guest.Guest, cwd string) (string, error) {
 	return dir, nil
 }
 
+// MakeDirectory is Directory for one that is made when it is missing.
+func MakeDirectory(g *guest.Guest, cwd string) (string, error) {
+	if cwd != "" {
+		dir, err := g.Path(cwd)
+		if err != nil {
+			return "", web.BadBody("cwd: %v", err)
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", web.BadBody("cwd %q can't be made: %v", cwd, err)
+		}
+	}
+	return Directory(g, cwd)
+}
+
 // unwrapPath drops operation and path, which the message has already.
 func unwrapPath(err error) error {
 	if pe, ok := err.(*os.PathError); ok {

@@ -64,35 +64,18 @@ func (a *API) Routes(mux *http.ServeMux) {
 		{"POST", "/directories", makeDirectories},
 		{"DELETE", "/directories", removeDirectories},
 	} {
-		mux.HandleFunc(route.method+" "+route.path, func(w http.ResponseWriter, r *http.Request) {
+		serve := web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 			g := a.guest()
-			a.serve(&call{w, r, g, g.Identity}, route.handle)
-		})
-		mux.HandleFunc(route.method+" "+scope+route.path, func(w http.ResponseWriter, r *http.Request) {
-			g := a.guest()
-			id, err := identity(g, r)
+			id, err := g.RouteIdentity(r)
 			if err != nil {
-				web.Fail(w, err)
-				return
+				return err
 			}
 			a.serve(&call{w, r, g, id}, route.handle)
+			return nil
 		})
+		mux.Handle(route.method+" "+route.path, serve)
+		mux.Handle(route.method+" "+scope+route.path, serve)
 	}
-}
-
-// identity reads the ids of a scoped route. As with commands, the user's
-// supplementary groups come with it.
-func identity(g *guest.Guest, r *http.Request) (account.Identity, error) {
-	var ids [2]uint32
-	for i, name := range []string{"uid", "gid"} {
-		text := r.PathValue(name)
-		id, ok := account.ID(text)
-		if !ok {
-			return account.Identity{}, web.BadBody("%s is %q; it must be a number from 0 to 4294967294", name, text)
-		}
-		ids[i] = id
-	}
-	return g.Accounts.ByUID(ids[0], &ids[1])
 }
 
 // serve runs a handler with the call's identity.

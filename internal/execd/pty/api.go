@@ -57,17 +57,10 @@ func New(o Options) *API {
 
 // Routes adds the routes of behaviour.md 10.5.
 func (a *API) Routes(mux *http.ServeMux) {
-	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := h(w, r); err != nil {
-				web.Fail(w, err)
-			}
-		})
-	}
-	handle("POST /pty", a.create)
-	handle("GET /pty/{id}", a.status)
-	handle("DELETE /pty/{id}", a.remove)
-	handle("GET /pty/{id}/ws", a.connect)
+	mux.Handle("POST /pty", web.Handler(a.create))
+	mux.Handle("GET /pty/{id}", web.Handler(a.status))
+	mux.Handle("DELETE /pty/{id}", web.Handler(a.remove))
+	mux.Handle("GET /pty/{id}/ws", web.Handler(a.connect))
 }
 
 // create is POST /pty. The program starts when the first client connects, so
@@ -75,7 +68,7 @@ func (a *API) Routes(mux *http.ServeMux) {
 func (a *API) create(w http.ResponseWriter, r *http.Request) error {
 	g := a.guest()
 	if g == nil {
-		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+		return web.NotClaimed()
 	}
 	var req createRequest
 	if err := web.ReadOptionalJSON(w, r, &req); err != nil {

@@ -2,7 +2,6 @@ package pty
 
 import (
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -87,7 +86,7 @@ func prepare(g *guest.Guest, req *createRequest) (*plan, error) {
 	if p.identity, err = identity(g, req); err != nil {
 		return nil, err
 	}
-	p.dir, err = makeDir(g, req.Cwd)
+	p.dir, err = command.MakeDirectory(g, req.Cwd)
 	return p, err
 }
 
@@ -155,20 +154,6 @@ func checkID(field string, n int64) (uint32, error) {
 		return 0, web.BadBody("%s is %d; it must be from 0 to 4294967294", field, n)
 	}
 	return uint32(n), nil
-}
-
-// makeDir resolves the session's directory and makes it when it is missing.
-func makeDir(g *guest.Guest, cwd string) (string, error) {
-	if cwd != "" {
-		dir, err := g.Path(cwd)
-		if err != nil {
-			return "", web.BadBody("cwd: %v", err)
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", web.BadBody("cwd %q can't be made: %v", cwd, err)
-		}
-	}
-	return command.Directory(g, cwd)
 }
 
 // spec is what to start, without its descriptors.

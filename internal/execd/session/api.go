@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -49,20 +48,13 @@ func New(o Options) *API {
 
 // Routes adds the routes of behaviour.md 10.4.
 func (a *API) Routes(mux *http.ServeMux) {
-	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := h(w, r); err != nil {
-				web.Fail(w, err)
-			}
-		})
-	}
-	handle("POST /session", a.Create)
-	handle("POST /session/{id}/run", func(w http.ResponseWriter, r *http.Request) error {
+	mux.Handle("POST /session", web.Handler(a.Create))
+	mux.Handle("POST /session/{id}/run", web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		return a.Run(w, r, r.PathValue("id"))
-	})
-	handle("DELETE /session/{id}", func(w http.ResponseWriter, r *http.Request) error {
+	}))
+	mux.Handle("DELETE /session/{id}", web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		return a.Delete(w, r.PathValue("id"))
-	})
+	}))
 }
 
 // createRequest is the body of POST /session.
@@ -75,13 +67,13 @@ type createRequest struct {
 func (a *API) Create(w http.ResponseWriter, r *http.Request) error {
 	g := a.guest()
 	if g == nil {
-		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+		return web.NotClaimed()
 	}
 	var req createRequest
 	if err := web.ReadOptionalJSON(w, r, &req); err != nil {
 		return err
 	}
-	dir, err := makeDir(g, req.Cwd)
+	dir, err := command.MakeDirectory(g, req.Cwd)
 	if err != nil {
 		return err
 	}
@@ -116,20 +108,6 @@ func (a *API) admit(s *session) error {
 	}
 	a.sessions[s.id] = s
 	return nil
-}
-
-// makeDir resolves the session's directory and makes it when it is missing.
-func makeDir(g *guest.Guest, cwd string) (string, error) {
-	if cwd != "" {
-		dir, err := g.Path(cwd)
-		if err != nil {
-			return "", web.BadBody("cwd: %v", err)
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", web.BadBody("cwd %q can't be made: %v", cwd, err)
-		}
-	}
-	return command.Directory(g, cwd)
 }
 
 // runRequest is the body of POST /session/{id}/run.

@@ -23,12 +23,8 @@ const (
 	maxEarly = 64 << 10
 )
 
-const (
-	// setUpSerial is what a shell's first report carries.
-	setUpSerial = 0
-	// noSerial is never reported.
-	noSerial = ^uint64(0)
-)
+// noSerial is never reported. A shell's first report carries 0.
+const noSerial = ^uint64(0)
 
 // errOrder is why a run could not be given to the shell.
 var errOrder = errors.New("the session's shell does not take orders")

@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/internal/execd/account"
 	"github.com/paddock-sandbox/paddock/internal/execd/actas"
 	"github.com/paddock-sandbox/paddock/internal/execd/guest"
 	"github.com/paddock-sandbox/paddock/internal/execd/web"
@@ -65,13 +64,11 @@ func (a *API) Routes(mux *http.ServeMux) {
 		{"POST", "/directories/archive", a.archives, a.extract},
 		{"GET", "/directories/watch", a.watches, a.watch},
 	} {
-		serve := func(w http.ResponseWriter, r *http.Request) {
-			if err := a.serve(w, r, route.slots, route.handle); err != nil {
-				web.Fail(w, err)
-			}
-		}
-		mux.HandleFunc(route.method+" "+route.path, serve)
-		mux.HandleFunc(route.method+" "+scope+route.path, serve)
+		serve := web.Handler(func(w http.ResponseWriter, r *http.Request) error {
+			return a.serve(w, r, route.slots, route.handle)
+		})
+		mux.Handle(route.method+" "+route.path, serve)
+		mux.Handle(route.method+" "+scope+route.path, serve)
 	}
 }
 
@@ -80,9 +77,9 @@ func (a *API) Routes(mux *http.ServeMux) {
 func (a *API) serve(w http.ResponseWriter, r *http.Request, slots chan struct{}, h handler) error {
 	g := a.guest()
 	if g == nil {
-		return web.Errorf(http.StatusServiceUnavailable, web.CodeNotClaimed, "this sandbox is not ready yet; try again")
+		return web.NotClaimed()
 	}
-	id, err := identity(g, r)
+	id, err := g.RouteIdentity(r)
 	if err != nil {
 		return err
 	}
@@ -114,24 +111,6 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, slots chan struct{},
 		return err
 	}
 	return failed
-}
-
-// identity is that of a scoped route, with the user's supplementary groups, else
-// that of the sandbox.
-func identity(g *guest.Guest, r *http.Request) (account.Identity, error) {
-	if r.PathValue("uid") == "" {
-		return g.Identity, nil
-	}
-	var ids [2]uint32
-	for i, name := range []string{"uid", "gid"} {
-		text := r.PathValue(name)
-		id, ok := account.ID(text)
-		if !ok {
-			return account.Identity{}, web.BadBody("%s is %q; it must be a number from 0 to 4294967294", name, text)
-		}
-		ids[i] = id
-	}
-	return g.Accounts.ByUID(ids[0], &ids[1])
 }
 
 // boolean reads a query parameter that is absent, true or false.

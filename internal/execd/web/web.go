@@ -64,6 +64,11 @@ func Busy(format string, args ...any) *Error {
 	return Errorf(http.StatusTooManyRequests, CodeTooMany, format, args...)
 }
 
+// NotClaimed refuses a request to a shell that is no sandbox yet.
+func NotClaimed() *Error {
+	return Errorf(http.StatusServiceUnavailable, CodeNotClaimed, "this sandbox is not ready yet; try again")
+}
+
 // Fail answers with an error: an *Error as it says, any other as an internal
 // failure whose text is shown, because it speaks of the caller's own sandbox.
 func Fail(w http.ResponseWriter, err error) {
@@ -79,6 +84,17 @@ func Fail(w http.ResponseWriter, err error) {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	}{e.Code, e.Message})
+}
+
+// Handler answers a request, or returns the error to answer with. It may not
+// return an error once it has begun its answer.
+type Handler func(w http.ResponseWriter, r *http.Request) error
+
+// ServeHTTP implements http.Handler.
+func (h Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := h(w, r); err != nil {
+		Fail(w, err)
+	}
 }
 
 // JSON answers with a JSON body.
