@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -121,12 +122,7 @@ func (l *loader) set(k *key, value any, source string) {
 }
 
 func (l *loader) suggest(name string) string {
-	names := make([]string, 0, len(l.keys))
-	for n := range l.keys {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	if near := nearest(name, names); near != "" {
+	if near := nearest(name, slices.Sorted(maps.Keys(l.keys))); near != "" {
 		return fmt.Sprintf(" Did you mean %q?", near)
 	}
 	// The right key in the wrong section is the other common slip.
@@ -181,7 +177,7 @@ func (l *loader) parse(path string, data []byte) error {
 		return &Error{Source: path, Message: err.Error()}
 	}
 	lines := keyLines(data)
-	for _, section := range sortedKeys(doc) {
+	for _, section := range slices.Sorted(maps.Keys(doc)) {
 		at := func(name string) string { return fmt.Sprintf("%s:%d", path, lines[name]) }
 		table, ok := doc[section].(map[string]any)
 		if !ok {
@@ -192,7 +188,7 @@ func (l *loader) parse(path string, data []byte) error {
 			l.fail(at(section), "[%s] is not a section.%s", section, suggestSection(section))
 			continue
 		}
-		for _, name := range sortedKeys(table) {
+		for _, name := range slices.Sorted(maps.Keys(table)) {
 			full := section + "." + name
 			k := l.keys[full]
 			if k == nil {
@@ -271,15 +267,6 @@ func suggestSection(name string) string {
 	return " The sections are " + strings.Join(sections(), ", ") + "."
 }
 
-func sortedKeys(m map[string]any) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
-}
-
 func environ(list []string) map[string]string {
 	env := map[string]string{}
 	for _, kv := range list {
@@ -313,7 +300,7 @@ func (l *loader) environment(env map[string]string) {
 		l.set(k, value, "environment variable "+alias)
 	}
 	slices.Sort(known)
-	for _, name := range sortedEnv(env) {
+	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if k := byVar[name]; k != nil {
 			l.set(k, env[name], "environment variable "+name)
 			continue
@@ -338,13 +325,4 @@ func looksLikeKey(name string) bool {
 		}
 	}
 	return false
-}
-
-func sortedEnv(env map[string]string) []string {
-	out := make([]string, 0, len(env))
-	for k := range env {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

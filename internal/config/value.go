@@ -37,9 +37,10 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
+var errSize = fmt.Errorf("want a number of bytes such as 1048576, %q or %q", "512Mi", "2Gi")
+
 // ParseSize reads a Size. Units may be in either case and end with "b" or "B".
 func ParseSize(s string) (Size, error) {
-	wrong := fmt.Errorf("want a number of bytes such as 1048576, %q or %q", "512Mi", "2Gi")
 	lower := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s)), "b")
 	factor := int64(1)
 	for _, u := range sizeUnits {
@@ -50,7 +51,7 @@ func ParseSize(s string) (Size, error) {
 	}
 	n, err := strconv.ParseUint(lower, 10, 63)
 	if err != nil {
-		return 0, wrong
+		return 0, errSize
 	}
 	if int64(n) > math.MaxInt64/factor {
 		return 0, errors.New("is larger than any size that can be")
@@ -137,7 +138,7 @@ func assignSize(p *Size, v any) error {
 	switch v.(type) {
 	case string, int64:
 	default:
-		return fmt.Errorf("want a number of bytes such as 1048576, %q or %q", "512Mi", "2Gi")
+		return errSize
 	}
 	n, err := ParseSize(fmt.Sprint(v))
 	if err != nil {
