@@ -16,29 +16,31 @@ func (r *relay) serveClient() error {
 	_ = r.client.conn.SetReadDeadline(time.Now().Add(r.o.Start))
 	err := r.read(r.client, r.server, preface, r.fromClient)
 	var bad broken
-	if !errors.As(err, &bad) {
-		if errors.Is(err, errOver) {
-			r.part()
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errOver) {
-			err = nil
-		}
-		return err
+	if errors.As(err, &bad) {
+		r.mu.Lock()
+		r.leave(bad.code, bad.reason)
+		r.mu.Unlock()
 	}
 	r.mu.Lock()
-	r.leave(bad.code, bad.reason)
+	over := r.ending || errors.Is(err, errOver) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
 	r.mu.Unlock()
-	r.part()
-	return bad
+	if bad.reason != "" || errors.Is(err, errOver) {
+		r.sayLast()
+		_, _ = io.CopyN(io.Discard, r.client.conn, lingerBytes)
+	}
+	if over && bad.reason == "" {
+		return nil
+	}
+	return err
 }
 
 // errOver ends a connection on which nothing more will come.
 var errOver = errors.New("the connection is over")
 
-// part sends what is to be sent last. What the client still sends is read for a
-// moment: if some were left, the kernel would answer with a reset, which
+// sayLast sends what is to be sent last. What the client still sends must be read
+// for a moment: if some were left, the kernel would answer with a reset, which
 // overtakes what was sent.
-func (r *relay) part() {
+func (r *relay) sayLast() {
 	c := r.client.conn
 	_ = c.SetDeadline(time.Now().Add(lingerTime))
 	r.client.flushing.Lock()
@@ -54,7 +56,6 @@ func (r *relay) part() {
 	if w, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()
 	}
-	_, _ = io.CopyN(io.Discard, c, lingerBytes)
 }
 
 // lingerBytes is how much is read of what a client still sends, in bytes.

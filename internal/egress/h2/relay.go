@@ -128,10 +128,10 @@ type end struct {
 	decoding *decoded
 
 	// send is what may be sent to this end on all streams together, initial what
-	// may on a new one; recv is what this end may send.
-	// given is what it was told that it may send on a new one.
+	// may on a new one; recv is what this end may send on all together, given what
+	// it was told that it may on a new one.
 	send, initial, recv, given int64
-	flushSoon                  bool
+	flushSoon                  bool   // after each read
 	greet                      func() // sends the settings, nil once it has
 	acks                       int    // settings that are not acknowledged yet
 	held                       int    // bytes that wait to be sent to this end

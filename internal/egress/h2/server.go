@@ -19,8 +19,7 @@ func (r *relay) serveServer() error {
 		r.flush(r.client)
 		_ = r.server.conn.Close()
 		if ending {
-			r.part()
-			_ = r.client.conn.Close()
+			r.sayLast()
 		}
 	}()
 	var bad broken
