@@ -29,7 +29,8 @@ func (f *surface) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *surface) serve(w http.ResponseWriter, r *http.Request) error {
 	s := f.server
 	b := s.box.Load()
-	if f.host && r.URL.Path == hostapi.ClaimPath {
+	// Where others than the engine can connect, there is no such route after it.
+	if f.host && r.URL.Path == hostapi.ClaimPath && (b == nil || s.cfg.Key == "") {
 		if r.Method != http.MethodPost {
 			return wrongMethod(w, r, http.MethodPost)
 		}
