@@ -71,29 +71,8 @@ func (f *createFlags) request(cmd *cobra.Command, a *app, image string) (client.
 	if f.timeout != 0 && f.timeout < time.Minute {
 		return r, usagef(cmd, "--timeout %s: the shortest lifetime is 1m", f.timeout)
 	}
-	if f.memory != "" {
-		if _, err := config.ParseSize(f.memory); err != nil {
-			return r, usagef(cmd, "--memory %q: %s", f.memory, err)
-		}
-		r.ResourceLimits["memory"] = f.memory
-	}
-	if f.cpu != "" {
-		if _, err := config.ParseCPU(f.cpu); err != nil {
-			return r, usagef(cmd, "--cpu %q: %s", f.cpu, err)
-		}
-		r.ResourceLimits["cpu"] = f.cpu
-	}
-	if f.pids != 0 {
-		r.ResourceLimits["pids"] = strconv.Itoa(f.pids)
-	}
-	if f.disk != "" {
-		if _, err := config.ParseSize(f.disk); err != nil {
-			return r, usagef(cmd, "--disk %q: %s", f.disk, err)
-		}
-		r.ResourceLimits["ephemeral-storage"] = f.disk
-	}
-	if f.gpus != "" {
-		r.ResourceLimits["gpu"] = f.gpus
+	if err := f.setLimits(cmd, r.ResourceLimits); err != nil {
+		return r, err
 	}
 	if len(f.extensions) > 0 {
 		if r.Extensions, err = pairs(cmd, "extension", f.extensions); err != nil {
@@ -125,6 +104,39 @@ func (f *createFlags) request(cmd *cobra.Command, a *app, image string) (client.
 	}
 	r.Auth = a.registryAuth(f.registryUser)
 	return r, nil
+}
+
+// setLimits adds what is given of the limits on resources.
+func (f *createFlags) setLimits(cmd *cobra.Command, limits map[string]string) error {
+	if err := setLimit(cmd, limits, "memory", "memory", f.memory, config.ParseSize); err != nil {
+		return err
+	}
+	if err := setLimit(cmd, limits, "cpu", "cpu", f.cpu, config.ParseCPU); err != nil {
+		return err
+	}
+	if err := setLimit(cmd, limits, "disk", "ephemeral-storage", f.disk, config.ParseSize); err != nil {
+		return err
+	}
+	if f.pids != 0 {
+		limits["pids"] = strconv.Itoa(f.pids)
+	}
+	if f.gpus != "" {
+		limits["gpu"] = f.gpus
+	}
+	return nil
+}
+
+// setLimit adds the limit on one resource, unless it is empty, once parse has
+// taken it.
+func setLimit[T any](cmd *cobra.Command, limits map[string]string, flag, resource, value string, parse func(string) (T, error)) error {
+	if value == "" {
+		return nil
+	}
+	if _, err := parse(value); err != nil {
+		return usagef(cmd, "--%s %q: %s", flag, value, err)
+	}
+	limits[resource] = value
+	return nil
 }
 
 // registryAuth takes the password from the environment, because a flag shows it

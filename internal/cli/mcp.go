@@ -63,19 +63,10 @@ func (f *mcpFlags) options(cmd *cobra.Command, c *client.Client) (mcp.Options, e
 	if f.timeout < time.Minute || f.timeout > 24*time.Hour || f.timeout%time.Second != 0 {
 		return o, usagef(cmd, "--timeout %s: want whole seconds, from 1m to 24h", f.timeout)
 	}
-	if f.cpu != "" {
-		if _, err := config.ParseCPU(f.cpu); err != nil {
-			return o, usagef(cmd, "--cpu %q: %s", f.cpu, err)
-		}
-		o.Limits["cpu"] = f.cpu
+	if err := setLimit(cmd, o.Limits, "cpu", "cpu", f.cpu, config.ParseCPU); err != nil {
+		return o, err
 	}
-	if f.memory != "" {
-		if _, err := config.ParseSize(f.memory); err != nil {
-			return o, usagef(cmd, "--memory %q: %s", f.memory, err)
-		}
-		o.Limits["memory"] = f.memory
-	}
-	return o, nil
+	return o, setLimit(cmd, o.Limits, "memory", "memory", f.memory, config.ParseSize)
 }
 
 func (a *app) mcp(cmd *cobra.Command, f *mcpFlags) error {
