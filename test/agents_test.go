@@ -17,26 +17,6 @@ import (
 	"github.com/paddock-sandbox/paddock/test/harness"
 )
 
-// agentsDoc returns the block of docs/agents.md with the given mark, with this
-// test's server in place of the default one.
-func agentsDoc(t *testing.T, s *harness.Server, mark string) string {
-	t.Helper()
-	doc, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "agents.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range block.FindAllStringSubmatch(string(doc), -1) {
-		if m[1] == mark {
-			return strings.NewReplacer(
-				"/var/lib/paddock/api-key", filepath.Join(s.DataDir, "api-key"),
-				"127.0.0.1:8080", strings.TrimPrefix(s.URL, "http://"),
-			).Replace(m[2])
-		}
-	}
-	t.Fatalf("docs/agents.md has no block marked test:%s", mark)
-	return ""
-}
-
 // agentSession starts the command that the document tells clients to start.
 func agentSession(t *testing.T, s *harness.Server) *mcp.ClientSession {
 	t.Helper()
@@ -46,7 +26,7 @@ func agentSession(t *testing.T, s *harness.Server) *mcp.ClientSession {
 			Args    []string
 		} `json:"mcpServers"`
 	}
-	if err := json.Unmarshal([]byte(agentsDoc(t, s, "mcp")), &config); err != nil {
+	if err := json.Unmarshal([]byte(documented(t, s, "docs/agents.md", "mcp")), &config); err != nil {
 		t.Fatal(err)
 	}
 	server := config.Servers["paddock"]
@@ -133,7 +113,7 @@ func TestAgentsWithPython(t *testing.T) {
 	s := withStarter(t)
 	python := sdkPython(t, newestSDK)
 	before := total(t, s)
-	out := script(t, python, "-c", agentsDoc(t, s, "agentpython"))
+	out := script(t, python, "-c", documented(t, s, "docs/agents.md", "agentpython"))
 	if !strings.HasPrefix(out, "42\n") || !strings.Contains(out, "No such file") || !strings.Contains(out, "exit code 2") {
 		t.Errorf("it printed %q", out)
 	}
@@ -147,7 +127,7 @@ func TestAgentsWithTheCommandLine(t *testing.T) {
 	before := total(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", agentsDoc(t, s, "shell"))
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", documented(t, s, "docs/agents.md", "shell"))
 	cmd.Dir = t.TempDir()
 	bin := t.TempDir()
 	if err := os.Symlink(harness.BinaryPath(), filepath.Join(bin, "paddock")); err != nil {

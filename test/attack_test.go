@@ -194,7 +194,7 @@ func (f *fort) try(t *testing.T, id, name string) (said string, seen bool) {
 func newFort(t *testing.T) *fort {
 	t.Helper()
 	harness.Binary(t)
-	archive := starterArchive(t)
+	archive := harness.StarterImage(t)
 	f := &fort{w: newWorld(t), env: map[string]string{}}
 	root := filepath.Join(t.TempDir(), "root.pem")
 	if err := os.WriteFile(root, f.w.root, 0o644); err != nil {
@@ -202,7 +202,7 @@ func newFort(t *testing.T) *fort {
 	}
 	t.Setenv("SSL_CERT_FILE", root) // what the server trusts
 	f.Server = harness.New(t, map[string]string{"network.dns_upstreams": "203.0.113.53", "pool.size": "2"})
-	if err := importFile(f.Server, archive, starterImage); err != nil {
+	if err := f.ImportFile(t.Context(), archive, starterImage); err != nil {
 		t.Fatal(err)
 	}
 	api, err := url.Parse(f.URL)

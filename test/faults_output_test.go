@@ -167,14 +167,7 @@ func TestDeleteDuringCommands(t *testing.T) {
 // One whose bytes are damaged says that.
 func TestPullsThatCannotBeKept(t *testing.T) {
 	harness.RequireProgram(t, "docker-registry")
-	harness.Binary(t)
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	mountTmpfs(t, dir, "size=80m")
-	s := harness.NewAt(t, dir, map[string]string{"pool.size": "1", "storage.min_free": "8Mi"})
-	importArchive(t, s, busyboxArchive(t))
+	s := serverOnTmpfs(t, "80m", "8Mi")
 	kept := sleeper(t, s)
 	registry := imagetest.StartRegistry(t, imagetest.RegistryOptions{})
 	large := registry.Push(t, imagetest.Layout(t, "", withBulk(imagetest.Busybox(t), 100<<20)), "large", "1")

@@ -199,7 +199,7 @@ func tarHead() []byte {
 // started ends, and neither the sandbox, execd nor the server keeps anything.
 func TestClientGoneInEveryStream(t *testing.T) {
 	s := harness.New(t, map[string]string{"pool.size": "0"})
-	if err := importFile(s, starterArchive(t), starterImage); err != nil {
+	if err := s.ImportFile(t.Context(), harness.StarterImage(t), starterImage); err != nil {
 		t.Fatal(err)
 	}
 	sb := s.Create(t, client.CreateRequest{Image: starterImage, Entrypoint: []string{"sh", "-c", "echo ready; exec sleep 7654321"}})

@@ -44,7 +44,7 @@ func ingressServer(t *testing.T) (s *harness.Server, gateway string) {
 	s = harness.New(t, map[string]string{
 		"gateway.listen": gateway, "gateway.base_domain": "apps.test", "gateway.h2c": "true", "pool.size": "2",
 	})
-	if err := importFile(s, starterArchive(t), starterImage); err != nil {
+	if err := s.ImportFile(t.Context(), harness.StarterImage(t), starterImage); err != nil {
 		t.Fatal(err)
 	}
 	return s, gateway

@@ -162,18 +162,7 @@ func TestPauseStopsAndResumeGoesOn(t *testing.T) {
 	s := sharedServer(t)
 	sb := s.Create(t, client.CreateRequest{Image: busyboxImage,
 		Entrypoint: []string{"sh", "-c", `i=0; while true; do i=$((i+1)); echo $i; sleep 0.02; done`}})
-	lines := func() int {
-		rc, err := s.Client.Logs(t.Context(), sb.ID, client.LogOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rc.Close()
-		b, err := io.ReadAll(rc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Count(string(b), "\n")
-	}
+	lines := func() int { return strings.Count(logs(t, s, sb.ID), "\n") }
 	await(t, "the counter to count", func() bool { return lines() > 3 })
 	if err := s.Client.Pause(t.Context(), sb.ID); err != nil {
 		t.Fatal(err)
@@ -326,18 +315,7 @@ func TestLogOptions(t *testing.T) {
 	s := sharedServer(t)
 	sb := s.Create(t, client.CreateRequest{Image: busyboxImage,
 		Entrypoint: []string{"sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; echo to stderr >&2; sleep 0.3; echo end"}})
-	read := func(o client.LogOptions) string {
-		rc, err := s.Client.Logs(t.Context(), sb.ID, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rc.Close()
-		b, err := io.ReadAll(rc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
+	read := func(o client.LogOptions) string { return readLogs(t, s, sb.ID, o) }
 	// The order between the two streams is not kept, that within each is.
 	got := read(client.LogOptions{Follow: true})
 	if want := "line 1\nline 2\nline 3\nline 4\nline 5\nend\n"; strings.Replace(got, "to stderr\n", "", 1) != want || len(got) == len(want) {
@@ -414,7 +392,12 @@ func TestImageConfigIsHonoured(t *testing.T) {
 
 func logs(t *testing.T, s *harness.Server, id string) string {
 	t.Helper()
-	rc, err := s.Client.Logs(t.Context(), id, client.LogOptions{})
+	return readLogs(t, s, id, client.LogOptions{})
+}
+
+func readLogs(t *testing.T, s *harness.Server, id string, o client.LogOptions) string {
+	t.Helper()
+	rc, err := s.Client.Logs(t.Context(), id, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,10 +27,10 @@ func BenchmarkLookup(b *testing.B) {
 		return
 	}
 	harness.Binary(b)
-	archive := starterArchive(b)
+	archive := harness.StarterImage(b)
 	newVaultWorld(b)
 	s := harness.New(b, map[string]string{"network.dns_upstreams": "203.0.113.53", "pool.size": "1"})
-	if err := importFile(s, archive, starterImage); err != nil {
+	if err := s.ImportFile(b.Context(), archive, starterImage); err != nil {
 		b.Fatal(err)
 	}
 	policed, open := lookupSandbox(b, s, denyBut(vaultHost)), lookupSandbox(b, s, nil)

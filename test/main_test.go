@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,33 +37,7 @@ var shared struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	ctx := context.Background()
-	if os.Geteuid() == 0 {
-		harness.SweepStale(ctx, harness.BinaryPath())
-	}
-	code := m.Run()
-	if s := shared.server; s != nil {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-		defer cancel()
-		if err := s.Close(ctx); err != nil {
-			fmt.Printf("FAIL: closing the shared server:\n%v\n", err)
-			code = max(code, 1)
-		}
-		if code != 0 && testing.Verbose() {
-			fmt.Printf("the shared server's log ends with:\n%s\n", s.LogTail(16<<10))
-		}
-	}
-	if shared.work != "" {
-		os.RemoveAll(shared.work)
-	}
-	if dir, err := harness.RunDir(); err == nil {
-		os.RemoveAll(dir)
-	}
-	return code
+	os.Exit(harness.RunTests(m, func() (*harness.Server, string) { return shared.server, shared.work }))
 }
 
 // sharedServer returns the shared server with its images.
@@ -138,37 +111,12 @@ var starterErr error
 func withStarter(t *testing.T) *harness.Server {
 	t.Helper()
 	s := sharedServer(t)
-	path := starterArchive(t)
-	starterOnce.Do(func() { starterErr = importFile(s, path, starterImage) })
+	path := harness.StarterImage(t)
+	starterOnce.Do(func() { starterErr = s.ImportFile(context.Background(), path, starterImage) })
 	if starterErr != nil {
 		t.Fatalf("importing the starter image: %v", starterErr)
 	}
 	return s
-}
-
-// starterArchive is where scripts/starter-image.sh keeps the archive.
-func starterArchive(t testing.TB) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(cache, "paddock", "starter.tar")
-	_, err = os.Stat(path)
-	harness.Require(t, err == nil, "the starter image at "+path+": run scripts/starter-image.sh")
-	return path
-}
-
-func importFile(s *harness.Server, path, name string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	_, err = s.Client.ImportImage(ctx, f, name)
-	return err
 }
 
 // ownServer starts a server for this test with the busybox image.

@@ -15,15 +15,15 @@ import (
 
 var block = regexp.MustCompile("(?s)<!-- test:([a-z]+) -->\\s*```[a-z]*\\n(.*?)```")
 
-// documented returns the block of the README with the given mark, with this
-// test's server in place of the default one.
-func documented(t *testing.T, s *harness.Server, mark string) string {
+// documented returns the block of a document with the given mark, with this test's
+// server in place of the default one.
+func documented(t *testing.T, s *harness.Server, name, mark string) string {
 	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(harness.Root(), "README.md"))
+	doc, err := os.ReadFile(filepath.Join(harness.Root(), name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range block.FindAllStringSubmatch(string(readme), -1) {
+	for _, m := range block.FindAllStringSubmatch(string(doc), -1) {
 		if m[1] == mark {
 			return strings.NewReplacer(
 				"/var/lib/paddock/api-key", filepath.Join(s.DataDir, "api-key"),
@@ -31,7 +31,7 @@ func documented(t *testing.T, s *harness.Server, mark string) string {
 			).Replace(m[2])
 		}
 	}
-	t.Fatalf("README.md has no block marked test:%s", mark)
+	t.Fatalf("%s has no block marked test:%s", name, mark)
 	return ""
 }
 
@@ -53,7 +53,7 @@ func TestReadmeWithCurl(t *testing.T) {
 	harness.RequireProgram(t, "curl")
 	s := withStarter(t)
 	before := total(t, s)
-	out := script(t, "bash", "-euo", "pipefail", "-c", documented(t, s, "curl"))
+	out := script(t, "bash", "-euo", "pipefail", "-c", documented(t, s, "README.md", "curl"))
 	if !strings.Contains(out, `"text":"42"`) && !strings.Contains(out, `"42`) {
 		t.Errorf("the command's output is not there: %s", out)
 	}
@@ -65,7 +65,7 @@ func TestReadmeWithCurl(t *testing.T) {
 func TestReadmeWithPython(t *testing.T) {
 	s := withStarter(t)
 	python := sdkPython(t, newestSDK)
-	out := script(t, python, "-c", documented(t, s, "python"))
+	out := script(t, python, "-c", documented(t, s, "README.md", "python"))
 	if !strings.Contains(out, "Hello from paddock\nhello\n") {
 		t.Errorf("it printed %q", out)
 	}

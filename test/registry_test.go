@@ -272,14 +272,7 @@ func TestRegistryFaults(t *testing.T) {
 // A data directory that fills up: creates and pulls fail with a reason, and
 // nothing of what was there is lost.
 func TestFullDisk(t *testing.T) {
-	harness.Binary(t)
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	mountTmpfs(t, dir, "size=96m")
-	s := harness.NewAt(t, dir, map[string]string{"pool.size": "1", "storage.min_free": "16Mi"})
-	importArchive(t, s, busyboxArchive(t))
+	s := serverOnTmpfs(t, "96m", "16Mi")
 	sb := sleeper(t, s)
 	// The sandbox fills the disk below what must stay free.
 	s.Shell(t, sb.ID, "head -c 90000000 /dev/zero > /fill 2>/dev/null")

@@ -182,7 +182,7 @@ func TestVault(t *testing.T) {
 		return
 	}
 	harness.Binary(t)
-	archive := starterArchive(t)
+	archive := harness.StarterImage(t)
 	w, root := newVaultWorld(t)
 	rootFile := filepath.Join(t.TempDir(), "root.pem")
 	if err := os.WriteFile(rootFile, root, 0o644); err != nil {
@@ -190,7 +190,7 @@ func TestVault(t *testing.T) {
 	}
 	t.Setenv("SSL_CERT_FILE", rootFile) // what the server trusts
 	s := harness.New(t, map[string]string{"network.dns_upstreams": "203.0.113.53", "pool.size": "1"})
-	if err := importFile(s, archive, starterImage); err != nil {
+	if err := s.ImportFile(t.Context(), archive, starterImage); err != nil {
 		t.Fatal(err)
 	}
 	id := vaultSandbox(t, s, true, "deny")

@@ -3,7 +3,6 @@ package clients
 import (
 	"context"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -26,39 +25,14 @@ var shared struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	ctx := context.Background()
-	if os.Geteuid() == 0 {
-		harness.SweepStale(ctx, harness.BinaryPath())
-	}
-	code := m.Run()
-	if s := shared.server; s != nil {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-		defer cancel()
-		if err := s.Close(ctx); err != nil {
-			fmt.Printf("FAIL: closing the server:\n%v\n", err)
-			code = max(code, 1)
-		}
-	}
-	if shared.work != "" {
-		os.RemoveAll(shared.work)
-	}
-	if dir, err := harness.RunDir(); err == nil {
-		os.RemoveAll(dir)
-	}
-	return code
+	os.Exit(harness.RunTests(m, func() (*harness.Server, string) { return shared.server, shared.work }))
 }
 
 // server returns the server, with the starter image.
 func server(t *testing.T) *harness.Server {
 	t.Helper()
 	binary := harness.Binary(t)
-	archive := starterImage(t)
-	_, err := os.Stat(archive)
-	harness.Require(t, err == nil, "the starter image at "+archive+": run scripts/starter-image.sh")
+	archive := harness.StarterImage(t)
 	shared.once.Do(func() { shared.err = start(binary, archive) })
 	if shared.err != nil {
 		t.Fatalf("the server: %v", shared.err)
@@ -67,15 +41,6 @@ func server(t *testing.T) *harness.Server {
 		t.Fatalf("the server has died; its log ends with:\n%s", shared.server.LogTail(8<<10))
 	}
 	return shared.server
-}
-
-func starterImage(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(cache, "paddock", "starter.tar")
 }
 
 func start(binary, archive string) error {
@@ -108,16 +73,5 @@ func start(binary, archive string) error {
 	if shared.server, err = harness.Launch(ctx, o); err != nil {
 		return err
 	}
-	return importImage(ctx, archive)
-}
-
-// importImage makes sure that the server has the starter image.
-func importImage(ctx context.Context, archive string) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = shared.server.Client.ImportImage(ctx, f, image)
-	return err
+	return shared.server.ImportFile(ctx, archive, image)
 }

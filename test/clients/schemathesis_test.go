@@ -38,7 +38,7 @@ func TestLifecycleDocument(t *testing.T) {
 	// of requests finds that and deletes it.
 	s.Create(t, client.CreateRequest{Image: image, Entrypoint: []string{"sleep", "1000000"}})
 	tester(t, s, s.URL+"/openapi.json", "--phases", "coverage,fuzzing,stateful", "--header", "OPEN-SANDBOX-API-KEY: "+s.Key)
-	if err := importImage(t.Context(), starterImage(t)); err != nil {
+	if err := s.ImportFile(t.Context(), harness.StarterImage(t), image); err != nil {
 		t.Errorf("importing the image again: %v", err)
 	}
 }

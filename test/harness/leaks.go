@@ -68,7 +68,7 @@ func (s *Server) InstanceTraces() []string {
 	if dir := filepath.Join(s.RunDir, s.Instance()); exists(dir) {
 		found = append(found, "directory "+dir)
 	}
-	return append(found, s.tables()...)
+	return append(found, tables(s.Slot())...)
 }
 
 // Slot is the number of the instance's share of the machine, or -1.
@@ -184,10 +184,10 @@ func (s *Server) interfaces(ids []string) []string {
 	return found
 }
 
-// tables finds the instance's packet filter table. Its name is made of the
-// slot, which is known only while the instance's run directory exists.
-func (s *Server) tables() []string {
-	slot := s.Slot()
+// tables finds the packet filter table of an instance. Its name is made of the
+// slot, which is known only while the instance's run directory exists; -1 finds
+// nothing.
+func tables(slot int) []string {
 	if slot < 0 {
 		return nil
 	}
@@ -195,12 +195,12 @@ func (s *Server) tables() []string {
 	if err != nil {
 		return []string{"packet filter: " + err.Error()}
 	}
-	tables, err := conn.ListTables()
+	list, err := conn.ListTables()
 	if err != nil {
 		return []string{"packet filter: " + err.Error()}
 	}
 	var found []string
-	for _, t := range tables {
+	for _, t := range list {
 		if t.Name == fmt.Sprintf("paddock-%x", slot) {
 			found = append(found, "packet filter table "+t.Name)
 		}
@@ -255,11 +255,7 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	slot := s.Slot()
 	errs = append(errs, s.Reset(ctx))
-	traces := s.InstanceTraces()
-	if slot >= 0 {
-		traces = append(traces, tableLeft(slot)...)
-	}
-	for _, trace := range traces {
+	for _, trace := range append(s.InstanceTraces(), tables(slot)...) {
 		errs = append(errs, fmt.Errorf("left after the instance was reset: %s", trace))
 	}
 	return errors.Join(errs...)
@@ -267,23 +263,6 @@ func (s *Server) Close(ctx context.Context) error {
 
 func without(traces []string, part string) []string {
 	return slices.DeleteFunc(traces, func(s string) bool { return strings.Contains(s, part) })
-}
-
-func tableLeft(slot int) []string {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil
-	}
-	tables, err := conn.ListTables()
-	if err != nil {
-		return nil
-	}
-	for _, t := range tables {
-		if t.Name == fmt.Sprintf("paddock-%x", slot) {
-			return []string{"packet filter table " + t.Name}
-		}
-	}
-	return nil
 }
 
 func (s *Server) deleteAll(ctx context.Context) error {

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,9 @@ import (
 
 // closeTimeout bounds the removal of a server and all that it made.
 const closeTimeout = 3 * time.Minute
+
+// importTimeout bounds the import of an archive, which may have a gigabyte.
+const importTimeout = 3 * time.Minute
 
 // Require skips the test, or fails it where EnvRequire says so.
 func Require(t testing.TB, ok bool, what string) {
@@ -71,6 +75,63 @@ func root() string {
 
 // Root is the top of the checkout.
 func Root() string { return root() }
+
+// RunTests runs the tests of a package that share a server, and returns the exit
+// code. What killed runs have left is removed before. Afterwards shared says which
+// server there is, nil when no test needed it, and which directory to remove.
+func RunTests(m *testing.M, shared func() (s *Server, work string)) int {
+	ctx := context.Background()
+	if os.Geteuid() == 0 {
+		SweepStale(ctx, BinaryPath())
+	}
+	code := m.Run()
+	s, work := shared()
+	if s != nil {
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			fmt.Printf("FAIL: closing the shared server:\n%v\n", err)
+			code = max(code, 1)
+		}
+		if code != 0 && testing.Verbose() {
+			fmt.Printf("the shared server's log ends with:\n%s\n", s.LogTail(16<<10))
+		}
+	}
+	if work != "" {
+		os.RemoveAll(work)
+	}
+	if dir, err := RunDir(); err == nil {
+		os.RemoveAll(dir)
+	}
+	return code
+}
+
+// StarterImage is where scripts/starter-image.sh keeps the starter image's
+// archive. The test needs it.
+func StarterImage(t testing.TB) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cache, "paddock", "starter.tar")
+	_, err = os.Stat(path)
+	Require(t, err == nil, "the starter image at "+path+": run scripts/starter-image.sh")
+	return path
+}
+
+// ImportFile imports an archive under a name.
+func (s *Server) ImportFile(ctx context.Context, path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithTimeout(ctx, importTimeout)
+	defer cancel()
+	_, err = s.Client.ImportImage(ctx, f, name)
+	return err
+}
 
 // New starts a server for one test. When the test ends everything of it is
 // removed, and what is left behind fails the test.
