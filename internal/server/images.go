@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -33,28 +32,27 @@ func (s *Server) listImages(r *request) error {
 	return nil
 }
 
-// imageRef reads the ref parameter.
-func imageRef(q url.Values) (string, error) {
-	ref := q.Get("ref")
-	switch {
-	case strings.TrimSpace(ref) == "":
-		return "", invalid(sandbox.CodeInvalidParameter, "ref is missing; it must name an image, by name or digest.")
-	case len(ref) > maxImageRef:
-		return "", invalid(sandbox.CodeInvalidParameter, "ref is %d bytes long; at most %d are allowed.", len(ref), maxImageRef)
-	}
-	return ref, nil
-}
-
-func (s *Server) removeImage(r *request) error {
-	store, err := s.imageStore()
-	if err != nil {
-		return err
+// namedImage returns the store, and the image that the ref parameter names.
+func (s *Server) namedImage(r *request) (store Images, ref string, err error) {
+	if store, err = s.imageStore(); err != nil {
+		return nil, "", err
 	}
 	q, err := r.query()
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	ref, err := imageRef(q)
+	ref = q.Get("ref")
+	switch {
+	case strings.TrimSpace(ref) == "":
+		return nil, "", invalid(sandbox.CodeInvalidParameter, "ref is missing; it must name an image, by name or digest.")
+	case len(ref) > maxImageRef:
+		return nil, "", invalid(sandbox.CodeInvalidParameter, "ref is %d bytes long; at most %d are allowed.", len(ref), maxImageRef)
+	}
+	return store, ref, nil
+}
+
+func (s *Server) removeImage(r *request) error {
+	store, ref, err := s.namedImage(r)
 	if err != nil {
 		return err
 	}
@@ -204,15 +202,7 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 }
 
 func (s *Server) exportImage(r *request) error {
-	store, err := s.imageStore()
-	if err != nil {
-		return err
-	}
-	q, err := r.query()
-	if err != nil {
-		return err
-	}
-	ref, err := imageRef(q)
+	store, ref, err := s.namedImage(r)
 	if err != nil {
 		return err
 	}
