@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 	"github.com/paddock-sandbox/paddock/internal/server"
 	"github.com/paddock-sandbox/paddock/internal/store"
+	"github.com/paddock-sandbox/paddock/internal/vault"
 )
 
 // managerCloseTimeout bounds the wait for creates that are under way when a
@@ -66,31 +68,10 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 	}
 	s.closers = append(s.closers, records.Close)
 
-	var onDenial func(sandbox.Denial, int)
-	if cfg.Egress.DenyWebhook != "" {
-		hook, err := server.NewDenialWebhook(cfg.Egress.DenyWebhook, log)
-		if err != nil {
-			return nil, fmt.Errorf("egress.deny_webhook: %w", err)
-		}
-		s.closers = append(s.closers, func() error { hook.Close(); return nil })
-		onDenial = hook.Send
-	}
-	manager, err := sandbox.NewManager(ctx, sandbox.Options{
-		Engine: engine, Store: records, Logger: log, OnDenial: onDenial,
-		FailedRetention: time.Duration(cfg.Sandbox.FailedRetention),
-		MaxTimeout:      time.Duration(cfg.Sandbox.MaxTimeout),
-		MaxSandboxes:    cfg.Sandbox.MaxSandboxes,
-		MaxPending:      cfg.Sandbox.MaxPending,
-		Forget:          vaults.Remove,
-	})
+	manager, err := s.openManager(ctx, cfg, engine, records, vaults, log)
 	if err != nil {
-		return nil, fmt.Errorf("taking over the sandboxes: %w", err)
+		return nil, err
 	}
-	s.closers = append(s.closers, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), managerCloseTimeout)
-		defer cancel()
-		return manager.Close(ctx)
-	})
 	if err := dropOrphans(vaults, manager); err != nil {
 		return nil, fmt.Errorf("removing credentials of deleted sandboxes: %w", err)
 	}
@@ -126,11 +107,41 @@ func openStack(ctx context.Context, cfg *config.Loaded, key string, gatewayPort 
 	return s, nil
 }
 
+// openManager starts the manager, and what it tells of denials.
+func (s *stack) openManager(ctx context.Context, cfg *config.Loaded, engine sandbox.Engine, records sandbox.Store, vaults *vault.Vaults, log *slog.Logger) (*sandbox.Manager, error) {
+	var onDenial func(sandbox.Denial, int)
+	if cfg.Egress.DenyWebhook != "" {
+		hook, err := server.NewDenialWebhook(cfg.Egress.DenyWebhook, log)
+		if err != nil {
+			return nil, fmt.Errorf("egress.deny_webhook: %w", err)
+		}
+		s.closers = append(s.closers, func() error { hook.Close(); return nil })
+		onDenial = hook.Send
+	}
+	manager, err := sandbox.NewManager(ctx, sandbox.Options{
+		Engine: engine, Store: records, Logger: log, OnDenial: onDenial,
+		FailedRetention: time.Duration(cfg.Sandbox.FailedRetention),
+		MaxTimeout:      time.Duration(cfg.Sandbox.MaxTimeout),
+		MaxSandboxes:    cfg.Sandbox.MaxSandboxes,
+		MaxPending:      cfg.Sandbox.MaxPending,
+		Forget:          vaults.Remove,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("taking over the sandboxes: %w", err)
+	}
+	s.closers = append(s.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), managerCloseTimeout)
+		defer cancel()
+		return manager.Close(ctx)
+	})
+	return manager, nil
+}
+
 // close undoes openStack. Sandboxes run on.
 func (s *stack) close() error {
 	var errs []error
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		errs = append(errs, s.closers[i]())
+	for _, undo := range slices.Backward(s.closers) {
+		errs = append(errs, undo())
 	}
 	s.closers = nil
 	return errors.Join(errs...)
