@@ -263,6 +263,38 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// An interrupt that comes late, for a run that is over, does nothing to the next.
+func TestLateInterrupt(t *testing.T) {
+	for lang, c := range map[string]struct{ program, code string }{
+		"go":         {"go", "fmt.Println(\"ready\"); time.Sleep(300 * time.Millisecond); fmt.Println(\"done\")"},
+		"java":       {"jshell", "System.out.println(\"ready\"); Thread.sleep(300); System.out.println(\"done\");"},
+		"javascript": {"node", "console.log('ready'); await new Promise(r => setTimeout(r, 300)); console.log('done')"},
+	} {
+		t.Run(lang, func(t *testing.T) {
+			need(t, c.program)
+			if testing.Short() && lang != "javascript" {
+				t.Skip("takes its time")
+			}
+			t.Parallel()
+			s := newSandbox(t)
+			id := s.make(lang)
+			s.check("first", step{out: "ready\ndone\n"}, s.in(id, c.code))
+			resp, o := s.running(t.Context(), id, c.code)
+			defer resp.Body.Close()
+			d := s.api.contexts.find(id).driver.(*driver)
+			// As interrupt sends it, of the run before.
+			d.proc.Signal(syscall.SIGINT)
+			for _, f := range d.halts {
+				nudge(f, "stop 1\n")
+			}
+			rest := s.stream(resp, nil)
+			if rest.errName != "" || o.stdout+rest.stdout != "ready\ndone\n" {
+				t.Errorf("the run ended with %q %q after %q", rest.errName, rest.errValue, o.stdout+rest.stdout)
+			}
+		})
+	}
+}
+
 func TestInterruptIdle(t *testing.T) {
 	need(t, "bash")
 	s := newSandbox(t)
