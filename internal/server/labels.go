@@ -16,6 +16,8 @@ const (
 	reservedPrefix = "opensandbox.io/"
 )
 
+const labelRule = `may only have letters, digits, "-", "_" and ".", with a letter or digit at either end`
+
 func (d *decoder) metadata(body *value) map[string]string {
 	entries := d.entries(body, "metadata", maxLabels)
 	if len(entries) == 0 {
@@ -64,7 +66,7 @@ func labelKeyProblem(key string) string {
 	case len(name) > maxLabelName:
 		return "whose name is longer than 63 characters"
 	case !labelText(name):
-		return `whose name may only have letters, digits, "-", "_" and ".", with a letter or digit at either end`
+		return "whose name " + labelRule
 	}
 	return ""
 }
@@ -76,7 +78,7 @@ func labelValueProblem(text string) string {
 	case len(text) > maxLabelValue:
 		return "which is longer than 63 characters"
 	case !labelText(text):
-		return `which may only have letters, digits, "-", "_" and ".", with a letter or digit at either end`
+		return "which " + labelRule
 	}
 	return ""
 }
@@ -96,11 +98,14 @@ func alphanumeric(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
 }
 
+// maxDNSLabel is from RFC 1035, section 2.3.4.
+const maxDNSLabel = 63
+
 // dnsSubdomain is RFC 1123's form: labels of lower case letters, digits and
 // inner hyphens, joined by dots.
 func dnsSubdomain(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
-		if !dnsLabel(label) || len(label) > 63 {
+		if !dnsLabel(label) || len(label) > maxDNSLabel {
 			return false
 		}
 	}
