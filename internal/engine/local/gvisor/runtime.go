@@ -160,6 +160,9 @@ func (r *Runtime) runOnThread(ctx context.Context, s *Start, key, tell *os.File)
 		return fmt.Errorf("starting %s: %w", r.path, err)
 	}
 	if err := cmd.Wait(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err() // which had it killed
+		}
 		return s.explain(fmt.Errorf("runsc run: %w", err))
 	}
 	return nil
