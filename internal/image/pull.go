@@ -132,18 +132,16 @@ func (s *Store) pull(ctx context.Context, rem *remote, p sandbox.Platform, group
 	}
 	img, err := s.pullLeased(ctx, rem, p, m)
 	s.active.Delete(lease.ID)
-	if err == nil {
-		s.endLeases(group, "")
-	} else {
+	if err != nil {
 		// What a failed attempt has got is worth keeping for the next one until
 		// the lease expires, but only the last attempt's.
 		s.endLeases(group, lease.ID)
+		return nil, err
 	}
-	if err == nil {
-		m.setPhase(PhaseDone)
-		s.log.Info("image pulled", "image", img.Name, "digest", img.Digest)
-	}
-	return img, err
+	s.endLeases(group, "")
+	m.setPhase(PhaseDone)
+	s.log.Info("image pulled", "image", img.Name, "digest", img.Digest)
+	return img, nil
 }
 
 func (s *Store) pullLeased(ctx context.Context, rem *remote, p sandbox.Platform, m *meter) (*Image, error) {

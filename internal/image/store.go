@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
@@ -127,7 +128,7 @@ func privateDir(dir string) error {
 func (s *Store) open(ctx context.Context) error {
 	var err error
 	s.bolt, err = bolt.Open(filepath.Join(s.opts.Root, "meta.db"), 0o600, &bolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return errors.New("another process has it open")
 	} else if err != nil {
 		return err

@@ -23,8 +23,13 @@
 // of a sandbox exists. All of this is found again from the host alone; Recover
 // adopts what is recorded and removes the rest.
 //
-// Files: engine.go (the Engine interface), instance.go (directories, slot,
-// indexes), shell.go and pool.go (making shells), claim.go (image, limits,
-// entrypoint), disk.go (limited disks), gpu.go, stop.go, recover.go, watch.go
-// (ends), dial.go, volumes.go, doctor.go.
+// Files: engine.go (the Engine interface), check.go (what it can honour),
+// instance.go (directories, slot) and indexes.go, shell.go and pool.go (making
+// shells), claim.go (image, limits, entrypoint), gvisor.go (the same behind
+// gVisor), disk.go (limited disks), gpu.go, volumes.go, stop.go and trash.go,
+// recover.go and state.go, watch.go and exit.go (ends), execd.go and dial.go
+// (connections into a sandbox), policy.go with policy_*.go (network policies
+// and what they refuse), trust.go and trustlate.go (the authority that may look
+// into connections), isolated.go with isolated_*.go (isolated sessions), and
+// doctor.go.
 package local

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/paddock-sandbox/paddock/internal/durable"
 	"github.com/paddock-sandbox/paddock/internal/egress/intercept"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
 	"github.com/paddock-sandbox/paddock/internal/image"
@@ -114,7 +115,9 @@ func (e *Engine) trustFiles(img *image.Image, java bool) ([]trustFile, error) {
 		contents = append(contents, store)
 	}
 	for i, content := range contents {
-		if err := writeTrust(files[i].host, content); err != nil {
+		// Two who write a file at once write the same: its name stands for its
+		// content. After a crash of the host a file of that name is a whole one.
+		if err := durable.Write(files[i].host, content, 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -130,29 +133,6 @@ func hostRootsStamp() string {
 		}
 	}
 	return ""
-}
-
-// writeTrust writes a file that everybody in a sandbox may read. Its name stands
-// for its content, so that two who write it at once write the same.
-func writeTrust(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	// Synced: after a crash of the host a file of that name is a whole one.
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // pruneTrust removes all files when there are many. Sandboxes that run keep
