@@ -20,10 +20,10 @@ const (
 	defaultMaxRetries     = 3
 	defaultStreamIdle     = 30 * time.Second
 
-	headerAPIKey      = "OPEN-SANDBOX-API-KEY" // behaviour.md 1.2
+	headerAPIKey      = "OPEN-SANDBOX-API-KEY" // OpenSandbox API
 	headerRequestID   = "X-Request-ID"
 	headerIdempotency = "Idempotency-Key"
-	execdPort         = 44772 // behaviour.md 10
+	execdPort         = 44772 // OpenSandbox execd API
 )
 
 // Options configure a Client. Only Server is often needed.

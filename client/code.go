@@ -103,7 +103,7 @@ func (c *Client) RunCode(ctx context.Context, id string, code Code, out CodeOutp
 	return res, err
 }
 
-// codeEvent is an event of the interpreter (behaviour.md 10.2).
+// codeEvent is an event of the interpreter (OpenSandbox execd API).
 type codeEvent struct {
 	event
 	Results CodeResult `json:"results"`
@@ -155,7 +155,7 @@ func consumeCode(r *eventReader, out CodeOutput) (*CodeOutcome, error) {
 			res.Err = ev.failure()
 			return res, w.flush()
 		case "":
-			if ev.Message != "" { // behaviour.md 11
+			if ev.Message != "" { // OpenSandbox code interpreter
 				return res, errors.Join(&Error{StatusCode: http.StatusInternalServerError, Code: ev.Code, Message: ev.Message}, w.flush())
 			}
 		}

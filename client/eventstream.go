@@ -9,7 +9,7 @@ import (
 )
 
 // maxEventLine bounds one line of an event stream, whose bytes come from inside a
-// sandbox. The API's other clients allow 4 MiB (behaviour.md 10.2); a piece of 1 MiB
+// sandbox. The API's other clients allow 4 MiB (OpenSandbox execd API); a piece of 1 MiB
 // of output that is all control characters, or no UTF-8, takes up to 7.4 MiB.
 const maxEventLine = 8 << 20
 

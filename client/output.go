@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// event is one event of a run (behaviour.md 10.2). EOL and Raw are paddock's
+// event is one event of a run (OpenSandbox execd API). EOL and Raw are paddock's
 // additions, which make output exact to the byte; without them a text is a line
 // without its end.
 type event struct {

@@ -113,7 +113,7 @@ func ptyPath(id, sessionID string) (string, error) {
 	return execdPath(id, "/pty/"+url.PathEscape(sessionID))
 }
 
-// First bytes of binary messages (behaviour.md 10.5).
+// First bytes of binary messages (OpenSandbox execd API).
 const (
 	ptyStdin  = 0x00
 	ptyStdout = 0x01

@@ -290,7 +290,7 @@ func (c *Client) List(ctx context.Context, o ListOptions) (*Page, error) {
 		q.Add("state", s)
 	}
 	if len(o.Metadata) > 0 {
-		// One value that is itself an encoded query (behaviour.md 5.1).
+		// One value that is itself an encoded query (OpenSandbox lifecycle API).
 		inner := url.Values{}
 		for k, v := range o.Metadata {
 			inner.Set(k, v)

@@ -87,7 +87,7 @@ func multipartBody(files []UploadFile) (body io.Reader, size int64, contentType 
 			return nil, 0, "", err
 		}
 		// execd reads the metadata only from a part that has a file name
-		// (behaviour.md 10.6).
+		// (OpenSandbox execd API).
 		w, err := mw.CreatePart(partHeader("metadata", "metadata", "application/json"))
 		if err == nil {
 			_, err = w.Write(meta)

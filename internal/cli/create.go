@@ -11,7 +11,7 @@ import (
 )
 
 // keepAlive is the entrypoint of a sandbox that only waits for commands; the
-// same that the API's SDKs send (behaviour.md 23.1).
+// same that the API's SDKs send.
 var keepAlive = []string{"tail", "-f", "/dev/null"}
 
 // createWait bounds the wait for a sandbox, its pull included.

@@ -154,7 +154,7 @@ func isLoopback(host string) bool {
 
 func (l *loader) checkSandbox(s *Sandbox) {
 	if s.MaxTimeout != 0 {
-		// The contract's shortest lifetime (behaviour.md 3.3).
+		// The contract's shortest lifetime (OpenSandbox lifecycle API).
 		l.duration("sandbox.max_timeout", s.MaxTimeout, time.Minute, 10*365*24*time.Hour)
 	}
 	l.duration("sandbox.failed_retention", s.FailedRetention, time.Second, 30*24*time.Hour)

@@ -19,7 +19,7 @@ func (d Duration) String() string { return time.Duration(d).String() }
 // "2Gi" (powers of 1024), "500M", "2G" (powers of 1000).
 type Size int64
 
-// The units of sizes (behaviour.md 20.4), largest first.
+// The units of sizes (OpenSandbox configuration), largest first.
 var sizeUnits = []struct {
 	suffix string
 	factor int64

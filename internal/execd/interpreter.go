@@ -9,7 +9,7 @@ import (
 // interpreterAddr is where images made for code interpreters have a Jupyter
 // server. Clients of the code interpreter wait until the port accepts
 // connections, with a command inside the sandbox, before they run code
-// (behaviour.md 11).
+// (OpenSandbox code interpreter).
 const interpreterAddr = "127.0.0.1:44771"
 
 // listenInterpreter opens that port, because here execd itself is the

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// defaultRunTimeout is that of a foreground run (behaviour.md 12);
+	// defaultRunTimeout is that of a foreground run (OpenSandbox isolated runs);
 	// maxRunTimeout is the longest, in seconds.
 	defaultRunTimeout = 300 * time.Second
 	maxRunTimeout     = 30 * 24 * 3600

@@ -115,7 +115,7 @@ func (s *Server) routes(mux *http.ServeMux) {
 }
 
 // interrupt is DELETE /command?id=, for commands and sessions alike
-// (behaviour.md 10.3).
+// (OpenSandbox execd API).
 func (s *Server) interrupt(w http.ResponseWriter, r *http.Request) error {
 	id := r.URL.Query().Get("id")
 	if id == "" {

@@ -13,7 +13,7 @@ import (
 )
 
 // Codes of the wire contract for what is between the server and a program in a
-// sandbox (behaviour.md 2.2).
+// sandbox (OpenSandbox API).
 const (
 	CodeConnectionFailed = "BACKEND_CONNECTION_FAILED"
 	CodeTimeout          = "BACKEND_TIMEOUT"

@@ -103,7 +103,7 @@ type Target struct {
 func (t *Target) execd() bool { return t.Port == sandbox.ExecdPort }
 
 // isolatedPrefix is before the routes of isolated runs in execd's API
-// (behaviour.md 12). The host answers them.
+// (OpenSandbox isolated runs). The host answers them.
 const isolatedPrefix = "/v1/isolated/"
 
 // dialPort is the port to connect to.

@@ -20,7 +20,7 @@ const (
 )
 
 // dropsRequestHeader is whether a header of the client ends at the gateway
-// (behaviour.md 8.3). The execd token is dropped for every port: some clients
+// (OpenSandbox server proxy). The execd token is dropped for every port: some clients
 // put the API key there, and a sandbox must never see that.
 func dropsRequestHeader(name string) bool {
 	switch name {

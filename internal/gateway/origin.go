@@ -13,7 +13,7 @@ type Origin int
 
 const (
 	// OriginAPI: beneath a path of the API, for clients that send its headers.
-	// Neither cookies nor Authorization are passed on (behaviour.md 8.3).
+	// Neither cookies nor Authorization are passed on (OpenSandbox server proxy).
 	OriginAPI Origin = iota
 	// OriginHeader: chosen by a header, which no browser sends by itself.
 	// Authorization is passed on. Cookies are not, in either direction: the

@@ -24,7 +24,7 @@ const (
 	// maxResults bounds the text of all results together, in bytes.
 	maxResults = 64 << 10
 	// interruptGrace is how long code may take to stop after an interrupt; the
-	// sandbox kills it before (behaviour.md 11).
+	// sandbox kills it before (OpenSandbox code interpreter).
 	interruptGrace = 20 * time.Second
 	// kernelDied is the name of the error of a run whose interpreter ended.
 	kernelDied = "KernelDied"

@@ -24,7 +24,7 @@ const (
 	drainTimeout = 5 * time.Second
 	maxHeader    = 64 << 10
 
-	// headerAPIKey is what the API's clients send (behaviour.md 1.2).
+	// headerAPIKey is what the API's clients send (OpenSandbox API).
 	headerAPIKey = "OPEN-SANDBOX-API-KEY"
 )
 

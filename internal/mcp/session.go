@@ -24,7 +24,7 @@ const (
 )
 
 // keepAlive is the entrypoint of a sandbox that only waits for commands; the
-// same that the API's SDKs send (behaviour.md 23.1).
+// same that the API's SDKs send.
 var keepAlive = []string{"tail", "-f", "/dev/null"}
 
 // Metadata of the sandboxes that this package makes.

@@ -16,7 +16,7 @@ import (
 const maxMetadata = 256
 
 // accessRenewKey is the extension that asks for renewal on access, in seconds
-// (behaviour.md 17).
+// (OpenSandbox renew on access).
 const accessRenewKey = "access.renew.extend.seconds"
 
 // errUnchanged tells update that there is nothing to write.

@@ -15,7 +15,7 @@ import (
 // be guessed.
 const tokenBytes = 32
 
-// reservedPrefix begins metadata keys that belong to the API (behaviour.md 3.3).
+// reservedPrefix begins metadata keys that belong to the API (OpenSandbox lifecycle API).
 const reservedPrefix = "opensandbox.io/"
 
 // progressInterval is how often at most progress becomes visible.

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// ExecdPort is the port of the execd API in every sandbox (behaviour.md 10).
+// ExecdPort is the port of the OpenSandbox execd API in every sandbox.
 const ExecdPort = 44772
 
 // IsolatedPort is higher than ports can be: Engine.Dial reaches by it what
-// answers the routes of isolated runs (behaviour.md 12), which clients send to
+// answers the routes of isolated runs (OpenSandbox execd API), which clients send to
 // ExecdPort, on the host.
 const IsolatedPort = 1<<16 + ExecdPort
 

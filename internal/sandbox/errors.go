@@ -27,7 +27,7 @@ const (
 	KindNotImplemented
 )
 
-// Codes of the wire contract (behaviour.md 2.2). Codes which there carry the
+// Codes of the wire contract (OpenSandbox API). Codes which there carry the
 // name of an engine are under SANDBOX here.
 const (
 	CodeNotFound             = "SANDBOX::SANDBOX_NOT_FOUND"

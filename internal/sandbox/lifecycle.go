@@ -178,7 +178,7 @@ func (m *Manager) between(low, at time.Time) time.Time {
 	return at
 }
 
-// Bounds of hooks (behaviour.md 3.3).
+// Bounds of hooks (OpenSandbox lifecycle API).
 const (
 	MaxPreStartTimeout = 3 * time.Hour
 	MaxPeriodicTimeout = 5 * time.Minute

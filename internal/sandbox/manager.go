@@ -18,7 +18,7 @@ const (
 	defaultFailedRetention = 10 * time.Minute
 	defaultCreateTimeout   = time.Minute
 	defaultMaxPending      = 1024
-	defaultAccessInterval  = time.Minute // behaviour.md 17: min_interval_seconds
+	defaultAccessInterval  = time.Minute // OpenSandbox renew on access: min_interval_seconds
 
 	// pullTimeout is added to CreateTimeout when the image must be pulled.
 	pullTimeout = 29 * time.Minute

@@ -8,7 +8,7 @@ import (
 )
 
 // corsMaxAge is how long a browser may remember a preflight, in seconds; the
-// reference server's value (behaviour.md 1.4).
+// reference server's value (OpenSandbox API).
 const corsMaxAge = "600"
 
 // origins are those whose pages may call the API. Unlike the reference server

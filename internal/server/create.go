@@ -15,7 +15,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// Bounds of a create (behaviour.md 3.3, and what the kernel takes).
+// Bounds of a create (OpenSandbox lifecycle API, and what the kernel takes).
 const (
 	minTimeout = 60 // seconds
 	// maxTimeout is used when the configuration has no bound: a hundred years.
@@ -42,7 +42,7 @@ const (
 )
 
 const (
-	// envLifecycle is set by the server (behaviour.md 3.3).
+	// envLifecycle is set by the server (OpenSandbox lifecycle API).
 	envLifecycle = "OPENSANDBOX_LIFECYCLE"
 	// envEgress begins settings of a network policy's enforcement.
 	envEgress = "OPENSANDBOX_EGRESS_"
@@ -98,7 +98,7 @@ func (d *decoder) unsupported(body *value) {
 }
 
 // credentialProxy is whether credentials are used on the sandbox's behalf. It
-// needs a policy that says for which destinations (behaviour.md 3.4).
+// needs a policy that says for which destinations (OpenSandbox lifecycle API).
 func (d *decoder) credentialProxy(body *value, p *policy.Policy) bool {
 	v := d.object(body, "credentialProxy")
 	if v == nil {
@@ -273,7 +273,7 @@ func (d *decoder) isolation(body *value) sandbox.Isolation {
 	return ""
 }
 
-// Bounds of access.renew.extend.seconds (behaviour.md 3.3).
+// Bounds of access.renew.extend.seconds (OpenSandbox lifecycle API).
 const minRenew, maxRenew = 300, 86400
 
 func (d *decoder) knownExtension(name, text string) {

@@ -12,7 +12,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// The contract's numbers (behaviour.md 15).
+// The contract's numbers (OpenSandbox diagnostics API).
 const (
 	diagnosticLines  = 100
 	diagnosticEvents = 50

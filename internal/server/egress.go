@@ -14,7 +14,7 @@ import (
 )
 
 // EgressPort is the port at which clients look for the egress API of a sandbox
-// (behaviour.md 13). The server answers there; nothing in the sandbox does.
+// (OpenSandbox egress API). The server answers there; nothing in the sandbox does.
 const EgressPort = 18080
 
 const headerEgressAuth = "OPENSANDBOX-EGRESS-AUTH"

@@ -22,7 +22,7 @@ const endpointWait = time.Second
 
 // getEndpoint tells where a port can be reached: always through the gateway. It
 // answers for a sandbox that is still being made, because clients ask right
-// after the create and take any error for the end (behaviour.md 23.2). For one
+// after the create and take any error for the end. For one
 // that has ended it says why, so that they need not find out by polling.
 func (s *Server) getEndpoint(r *request) error {
 	q, err := r.query()

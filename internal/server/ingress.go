@@ -45,7 +45,7 @@ const (
 	// ingressPrefix is where paths of the form /<id>/<port>/… are on the API's
 	// port. No route of the API begins with it.
 	ingressPrefix = "/ingress"
-	// ingressHealth is where load balancers ask (behaviour.md 16.1).
+	// ingressHealth is where load balancers ask (OpenSandbox ingress).
 	ingressHealth = "/status.ok"
 	// ingressPattern is what metrics and logs call the way through any form.
 	ingressPattern = "/ingress/{id}/{port}"
@@ -244,7 +244,7 @@ func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
 }
 
 // poweredBy is how clients of the contract tell an answer that came through the
-// gateway (behaviour.md 16.1).
+// gateway (OpenSandbox ingress).
 var poweredBy = []string{"OpenSandbox-ingress"}
 
 // readSignature verifies the signature, and takes it out of the path. One that
@@ -293,8 +293,8 @@ func (s *Server) isRight(in *ingress, ref address.Ref, now time.Time) bool {
 
 // mayEnter is whether a request may go to a port: it carries the API key, the
 // sandbox's token, a signature for the port or the cookie that stands for one. A
-// token that is not the sandbox's is wrong, whatever else there is (behaviour.md
-// 16.3).
+// token that is not the sandbox's is wrong, whatever else there is (OpenSandbox
+// ingress).
 func (s *Server) mayEnter(r *http.Request, in *ingress, token string, now time.Time) bool {
 	switch {
 	case !s.opts.NoAuth && s.authenticate(r) == nil:
@@ -340,7 +340,7 @@ func errIngressAccess(h http.Header, in *ingress) error {
 	case in.refused:
 		return errTooManyGuesses()
 	case in.keyless && len(h[headerSecureAccess]) == 0:
-		// behaviour.md 16.3
+		// OpenSandbox ingress
 		return &httpError{status: http.StatusServiceUnavailable, code: sandbox.CodeNotSupported,
 			message: "this gateway has no key to verify the signature with. Signatures of the OpenSandbox protocol need gateway.signing_keys; ask for an address at GET /v1/sandboxes/{id}/endpoints/{port}?expires=…"}
 	}
@@ -355,7 +355,7 @@ func errIngressAccess(h http.Header, in *ingress) error {
 }
 
 // writeIngressError is how errors look in these forms: plain text, and fewer
-// statuses (behaviour.md 16.1).
+// statuses (OpenSandbox ingress).
 func writeIngressError(w http.ResponseWriter, a answer) {
 	switch a.status {
 	case http.StatusConflict:

@@ -15,7 +15,7 @@ import (
 )
 
 // describe is a sandbox as text. It holds no token, and the values of variables
-// that look like secrets are hidden; labels are not secret (behaviour.md 15).
+// that look like secrets are hidden; labels are not secret (OpenSandbox diagnostics API).
 func describe(s *sandbox.Sandbox) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {

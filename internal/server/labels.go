@@ -7,7 +7,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// Rules for labels, those of Kubernetes (behaviour.md 3.3).
+// Rules for labels, those of Kubernetes (OpenSandbox lifecycle API).
 const (
 	maxLabels      = 256
 	maxLabelName   = 63
@@ -125,7 +125,7 @@ func dnsLabel(s string) bool {
 }
 
 // decodePatch reads a merge patch of labels. Reserved keys have a code of their
-// own here, and are refused even for removal (behaviour.md 5.4).
+// own here, and are refused even for removal (OpenSandbox lifecycle API).
 func decodePatch(body *value) (map[string]*string, error) {
 	d := new(decoder)
 	if !d.is(body, kindObject) {
@@ -156,8 +156,8 @@ func decodePatch(body *value) (map[string]*string, error) {
 // maxFilter bounds the text of a label filter.
 const maxFilter = 16 << 10
 
-// parseLabelFilter reads k=v&k=v with both sides percent-encoded (behaviour.md
-// 5.1). A key that occurs twice counts with its last value.
+// parseLabelFilter reads k=v&k=v with both sides percent-encoded (OpenSandbox
+// lifecycle API). A key that occurs twice counts with its last value.
 func parseLabelFilter(text string) (map[string]string, error) {
 	if text == "" {
 		return nil, nil

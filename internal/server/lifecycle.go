@@ -16,7 +16,7 @@ const (
 )
 
 // lifecycle reads the hooks of a create. Unlike elsewhere in a create, unknown
-// members are refused (behaviour.md 1.1).
+// members are refused (OpenSandbox API).
 func (d *decoder) lifecycle(body *value) *sandbox.Lifecycle {
 	v := d.object(body, "lifecycle")
 	if v == nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// Bounds of volumes (behaviour.md 3.5).
+// Bounds of volumes (OpenSandbox lifecycle API).
 const (
 	maxVolumes    = 64
 	maxVolumeName = 63
@@ -20,7 +20,7 @@ const (
 	maxPathPart = 255
 )
 
-// Codes that only volumes have (behaviour.md 2.2).
+// Codes that only volumes have (OpenSandbox API).
 const (
 	codeVolumeName    = "VOLUME::INVALID_NAME"
 	codeVolumeTwice   = "VOLUME::DUPLICATE_NAME"

@@ -19,7 +19,7 @@ const (
 	headerPolicyVersion = "ETag"
 )
 
-// policyStatus is how a policy is shown (behaviour.md 13.1).
+// policyStatus is how a policy is shown (OpenSandbox egress API).
 type policyStatus struct {
 	Status          string        `json:"status"`
 	Mode            string        `json:"mode"`

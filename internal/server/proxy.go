@@ -140,7 +140,7 @@ func (s *Server) tunnel(r *request, sb *sandbox.Sandbox, port int) (int, error) 
 	return s.gateway.Tunnel(r.w, r.Request, &gateway.Target{ID: sb.ID, Port: port, Hold: sb.Status.State != sandbox.Running})
 }
 
-// renewOnAccess prolongs sandboxes that asked for it (behaviour.md 17).
+// renewOnAccess prolongs sandboxes that asked for it (OpenSandbox renew on access).
 func (s *Server) renewOnAccess(r *request, sb *sandbox.Sandbox) {
 	if _, asked := sb.Spec.Extensions[extensionRenew]; !asked {
 		return

@@ -16,7 +16,7 @@ const maxCPU = 1_000_000
 
 const resourceNames = "cpu, memory, pids, ephemeral-storage, gpu"
 
-// resources decodes a map of amounts (behaviour.md 20.4).
+// resources decodes a map of amounts (OpenSandbox configuration).
 func (d *decoder) resources(body *value, name string) sandbox.Limits {
 	var l sandbox.Limits
 	for _, e := range d.entries(body, name, 16) {

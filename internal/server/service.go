@@ -53,7 +53,7 @@ func (s *Server) removeVolume(r *request) error {
 	return empty(r, http.StatusNoContent)
 }
 
-// sdkAgent is how SDKs introduce themselves (behaviour.md 1.4).
+// sdkAgent is how SDKs introduce themselves (OpenSandbox API).
 var sdkAgent = regexp.MustCompile(`OpenSandbox-([A-Za-z0-9]{1,32})-SDK/`)
 
 // sdkNames bounds the label that clients choose.
@@ -65,7 +65,7 @@ var sdkNames = map[string]string{
 // maxReportedMillis is a day; what is beyond is a client's mistake.
 const maxReportedMillis = 24 * 3600 * 1000
 
-// reportMetricsEvent takes what SDKs measured (behaviour.md 9.4).
+// reportMetricsEvent takes what SDKs measured (OpenSandbox lifecycle API).
 func (s *Server) reportMetricsEvent(r *request) error {
 	body, err := s.readJSON(r)
 	if err != nil {

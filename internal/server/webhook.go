@@ -17,7 +17,7 @@ import (
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
-// Bounds of the webhook for denials (behaviour.md 13.2, and ours on how many
+// Bounds of the webhook for denials (OpenSandbox egress API, and ours on how many
 // wait).
 const (
 	webhookTimeout = 5 * time.Second

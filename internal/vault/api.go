@@ -12,13 +12,13 @@ import (
 	"strings"
 )
 
-// maxBody is the limit of a request's body (behaviour.md 14).
+// maxBody is the limit of a request's body (OpenSandbox credential vault).
 const maxBody = 1 << 20
 
 // Prefix is where the API lies in the egress API.
 const Prefix = "/credential-vault"
 
-// API serves the vault of one sandbox at Prefix: behaviour.md 14, and the
+// API serves the vault of one sandbox at Prefix: the OpenSandbox credential vault, and the
 // contract's egress document. The caller has checked the sandbox's egress
 // token, and rewritten the path so that it begins with Prefix. Errors are plain
 // text. An API is made for each request or kept; it holds no state of its own.

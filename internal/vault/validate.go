@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Bounds of a vault. A request's body is at most 1 MiB (behaviour.md 14), which
+// Bounds of a vault. A request's body is at most 1 MiB (OpenSandbox credential vault), which
 // bounds their sum.
 const (
 	maxCredentials   = 256

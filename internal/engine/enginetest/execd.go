@@ -56,7 +56,7 @@ func (s *suite) exec(ctx context.Context, b *box, command string) (stdout string
 	return readEvents(body)
 }
 
-// readEvents reads the event stream of a command (behaviour.md 10.2).
+// readEvents reads the event stream of a command (OpenSandbox execd API).
 func readEvents(r io.Reader) (stdout string, code int, err error) {
 	var out strings.Builder
 	lines := bufio.NewScanner(r)

@@ -17,7 +17,7 @@ type Options struct {
 	Guest func() *guest.Guest
 	// Table starts the drivers.
 	Table *process.Table
-	// Commands runs code that names no language (behaviour.md 11). Without it
+	// Commands runs code that names no language (OpenSandbox code interpreter). Without it
 	// such code is refused.
 	Commands Commands
 }
@@ -98,7 +98,7 @@ func closeAll(all []*codeContext) {
 func (a *API) Has(id string) bool { return a.contexts.find(id) != nil }
 
 // Interrupt is DELETE /code?id= for an id, which other routes share
-// (behaviour.md 10.3).
+// (OpenSandbox execd API).
 func (a *API) Interrupt(w http.ResponseWriter, r *http.Request, id string) error {
 	c := a.contexts.find(id)
 	switch {

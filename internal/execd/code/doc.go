@@ -1,6 +1,6 @@
 // Package code is the code interpreter of execd: contexts that run one piece of
 // code after another and keep what the code made, in every image that has the
-// language (behaviour.md 11).
+// language (OpenSandbox code interpreter).
 //
 // # Contexts and drivers
 //

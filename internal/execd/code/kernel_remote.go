@@ -17,7 +17,7 @@ import (
 )
 
 // Variables with which an image says that it brings a Jupyter server, and what
-// they are when they are not given (behaviour.md 11).
+// they are when they are not given (OpenSandbox code interpreter).
 const (
 	hostVar      = "JUPYTER_HOST"
 	portVar      = "JUPYTER_PORT"
@@ -105,7 +105,7 @@ func (a *API) onServer(ctx context.Context, in *installed, lang *language, neede
 	}
 	spec := named(specs, lang.kernel)
 	if lang.kernel == "" {
-		// The one called python3 belongs to the server itself (behaviour.md 11).
+		// The one called python3 belongs to the server itself (OpenSandbox code interpreter).
 		own := func(s *jupyter.Spec) bool { return s.Name == "python3" }
 		if spec = first(slices.DeleteFunc(slices.Clone(specs), own), lang.names()...); spec == nil {
 			spec = first(specs, lang.names()...)

@@ -162,7 +162,7 @@ var languageNames = func() map[string]*language {
 }()
 
 // isShell reports whether code of that language is a shell command
-// (behaviour.md 11), and whether it is to run in the background.
+// (OpenSandbox code interpreter), and whether it is to run in the background.
 func isShell(name string) (shell, background bool) {
 	switch strings.ToLower(name) {
 	case "", "command":

@@ -75,7 +75,7 @@ func (a *API) readRun(w http.ResponseWriter, r *http.Request, req *runRequest) e
 	if err != nil {
 		return badBody(err)
 	}
-	// What follows the value is ignored (behaviour.md 10.1).
+	// What follows the value is ignored (OpenSandbox execd API).
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(req); err != nil {
 		return badBody(err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // startFailed is the recorded exit code of what could not be started
-// (behaviour.md 10.3).
+// (OpenSandbox execd API).
 const startFailed = 255
 
 // Command is one run. Its methods may be called in parallel.

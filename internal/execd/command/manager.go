@@ -25,7 +25,7 @@ const (
 )
 
 // CursorHeader carries the offset at which the next request for logs goes on
-// (behaviour.md 10.3).
+// (OpenSandbox execd API).
 const CursorHeader = "EXECD-COMMANDS-TAIL-CURSOR"
 
 // Manager owns all commands. Its methods may be called in parallel; those that
@@ -226,7 +226,7 @@ func (m *Manager) Logs(w http.ResponseWriter, id, cursor string) error {
 	if c != nil {
 		ring = c.ring
 	}
-	// Anything that is not a number means the beginning (behaviour.md 10.3).
+	// Anything that is not a number means the beginning (OpenSandbox execd API).
 	from, _ := strconv.ParseInt(cursor, 10, 64)
 	base, total := ring.Range()
 	from = min(max(from, base), total)

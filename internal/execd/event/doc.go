@@ -1,5 +1,5 @@
 // Package event writes the stream of server-sent events that answers a run of a
-// command (behaviour.md 10.2): init first, output as it comes, and exactly one
+// command (OpenSandbox execd API): init first, output as it comes, and exactly one
 // of execution_complete and error at the end.
 //
 // One output event carries one line without its terminator, and an empty line

@@ -47,7 +47,7 @@ func (s *Stream) between(encode func([]byte) []byte) {
 	s.write(encode)
 }
 
-// plainText has a member of its own in the contract (behaviour.md 10.2).
+// plainText has a member of its own in the contract (OpenSandbox execd API).
 const plainText = "text/plain"
 
 func appendBundle(b []byte, bundle map[string]json.RawMessage) []byte {

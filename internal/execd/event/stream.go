@@ -13,11 +13,11 @@ const (
 	Stderr = "stderr"
 )
 
-// Names of an error event (behaviour.md 10.2).
+// Names of an error event (OpenSandbox execd API).
 const ExecError = "CommandExecError"
 
 const (
-	// pingEvery is the contract's interval of pings (behaviour.md 10.2).
+	// pingEvery is the contract's interval of pings (OpenSandbox execd API).
 	pingEvery = 3 * time.Second
 	// writeTimeout is how long a client may accept no byte before it counts as
 	// gone.

@@ -1,5 +1,5 @@
 // Package files serves the files of a sandbox: information, listing, search,
-// changes, uploads and downloads (behaviour.md 10.6), and all of these with the
+// changes, uploads and downloads (OpenSandbox execd API), and all of these with the
 // identity of another user below /v1/filesystem/{uid}/{gid} (10.7). It follows
 // paths as any program in the sandbox would; it runs inside, so there is nothing
 // to escape from.

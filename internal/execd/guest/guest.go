@@ -19,7 +19,7 @@ import (
 const (
 	// DefaultPath is what Docker gives a Linux container without a PATH.
 	DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	// EnvFileVar names the file with extra variables (behaviour.md 10.1).
+	// EnvFileVar names the file with extra variables (OpenSandbox execd API).
 	EnvFileVar = "EXECD_ENVS"
 	// DefaultEnvFile is its value when the sandbox's environment has none.
 	DefaultEnvFile = "/opt/opensandbox/.env"

@@ -20,7 +20,7 @@ const maxPath = 4096
 
 // Path turns a path of a request into an absolute one: "~" and "~/" are the
 // home directory, $NAME and ${NAME} are taken from the sandbox's environment,
-// and a relative path starts at Cwd (behaviour.md 10.1). The answer is cleaned
+// and a relative path starts at Cwd (OpenSandbox execd API). The answer is cleaned
 // lexically; symlinks are not looked at.
 func (g *Guest) Path(path string) (string, error) { return g.PathAs(g.Identity, path) }
 

@@ -1,4 +1,4 @@
-// Package isolated is the wire form of isolated runs (behaviour.md 12): what a
+// Package isolated is the wire form of isolated runs (OpenSandbox execd API): what a
 // client may ask for, what it is answered, and what of that the request's checks
 // guarantee.
 //

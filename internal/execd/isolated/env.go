@@ -9,7 +9,7 @@ import (
 )
 
 // secrets are names of variables that look as if they held one. A strict session
-// does not get them (behaviour.md 12).
+// does not get them (OpenSandbox isolated runs).
 var secrets = []string{
 	"*_API_KEY", "*_TOKEN", "*_SECRET", "*_PASSWORD",
 	"AWS_*", "ALI_*", "ALIYUN_*", "K8S_*", "KUBE_*",

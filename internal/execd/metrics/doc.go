@@ -1,4 +1,4 @@
 // Package metrics tells what the sandbox uses, against its own limits
-// (behaviour.md 10.8), and not what the machine does that it shares: from its
+// (OpenSandbox execd API), and not what the machine does that it shares: from its
 // own cgroup where that is visible, else from the processes that it can see.
 package metrics

@@ -59,7 +59,7 @@ type usage struct {
 // New makes the API for a sandbox with these limits. root is the directory that
 // has proc and sys in it; empty means "/".
 func New(limits func() Limits, root string) *API {
-	// Every two seconds, says behaviour.md 10.8.
+	// Every two seconds, says the OpenSandbox execd API.
 	return &API{limits: limits, source: source{root: root}, watchEvery: 2 * time.Second}
 }
 

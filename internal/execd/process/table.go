@@ -18,7 +18,7 @@ import (
 // that a storm of orphans never holds up a command for longer than that.
 const strangerBatch = 128
 
-// Grace is how long a process may take to end after SIGTERM (behaviour.md 10.3).
+// Grace is how long a process may take to end after SIGTERM (OpenSandbox execd API).
 const Grace = 3 * time.Second
 
 // killWait bounds the wait for a process after SIGKILL.

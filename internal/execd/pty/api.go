@@ -40,7 +40,7 @@ type API struct {
 	closed bool
 }
 
-// times are the intervals of behaviour.md 10.5.
+// times are the intervals of the OpenSandbox execd API.
 type times struct {
 	// ping is how often a client is asked whether it is there, silence how
 	// long it may send nothing at all, write how long one write may take.
@@ -55,7 +55,7 @@ func New(o Options) *API {
 	}
 }
 
-// Routes adds the routes of behaviour.md 10.5.
+// Routes adds the routes of the OpenSandbox execd API.
 func (a *API) Routes(mux *http.ServeMux) {
 	mux.Handle("POST /pty", web.Handler(a.create))
 	mux.Handle("GET /pty/{id}", web.Handler(a.status))

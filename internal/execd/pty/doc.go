@@ -1,5 +1,5 @@
 // Package pty serves terminals: shells with a pseudo-terminal, or with plain
-// pipes, that a client talks to over a WebSocket (behaviour.md 10.5).
+// pipes, that a client talks to over a WebSocket (OpenSandbox execd API).
 //
 // A session outlives its connections. What its program prints goes into a ring
 // of memory first and from there to the client, so a client that comes back

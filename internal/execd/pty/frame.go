@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// First bytes of binary messages (behaviour.md 10.5).
+// First bytes of binary messages (OpenSandbox execd API).
 const (
 	prefixStdin  = 0x00
 	prefixStdout = 0x01

@@ -54,7 +54,7 @@ func (c *client) expect() {
 var errOver = errors.New("the connection is over")
 
 // stdin reads a binary message. Those with an unknown prefix are ignored
-// (behaviour.md 10.5).
+// (OpenSandbox execd API).
 func (c *client) stdin(r io.Reader, buf []byte) error {
 	begun := false
 	for {

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// ringSize is how much output a session keeps, in bytes (behaviour.md
-	// 10.5).
+	// ringSize is how much output a session keeps, in bytes (OpenSandbox
+	// execd API).
 	ringSize = 1 << 20
 	// ringStart is what every session may have, even when the budget is spent.
 	ringStart = 64 << 10

@@ -12,7 +12,7 @@ import (
 // size is that of a terminal, in characters.
 type size struct{ cols, rows uint16 }
 
-// defaultSize is behaviour.md 10.5's.
+// defaultSize is that of the OpenSandbox execd API.
 var defaultSize = size{80, 24}
 
 // terminal is the master side of a pseudo-terminal.

@@ -46,7 +46,7 @@ func New(o Options) *API {
 	return &API{guest: o.Guest, procs: o.Table, sessions: make(map[string]*session)}
 }
 
-// Routes adds the routes of behaviour.md 10.4.
+// Routes adds the routes of the OpenSandbox execd API.
 func (a *API) Routes(mux *http.ServeMux) {
 	mux.Handle("POST /session", web.Handler(a.Create))
 	mux.Handle("POST /session/{id}/run", web.Handler(func(w http.ResponseWriter, r *http.Request) error {

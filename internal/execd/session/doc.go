@@ -22,7 +22,7 @@
 // descriptors that were opened with exec end with their shell. Background jobs
 // of earlier runs live on, but the new shell does not list them.
 //
-// stdout and stderr share a pipe, as the contract says (behaviour.md 10.4), so
+// stdout and stderr share a pipe, as the contract says (OpenSandbox execd API), so
 // their order is exact. What background jobs print between two runs is given to
 // the next run, as a terminal would show it.
 //

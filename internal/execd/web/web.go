@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Codes of the contract (behaviour.md 10.1), and below them execd's own for
+// Codes of the contract (OpenSandbox execd API), and below them execd's own for
 // what the contract has no code for.
 const (
 	CodeInvalidBody     = "INVALID_REQUEST_BODY"
@@ -112,7 +112,7 @@ func JSON(w http.ResponseWriter, status int, v any) {
 }
 
 // ReadJSON decodes one JSON value of at most MaxBody bytes from the body.
-// Unknown members and what follows the value are ignored (behaviour.md 10.1).
+// Unknown members and what follows the value are ignored (OpenSandbox execd API).
 func ReadJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body := http.MaxBytesReader(w, r.Body, MaxBody)
 	// A small buffer: large reads of the decoder pass it by.

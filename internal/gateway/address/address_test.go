@@ -154,7 +154,7 @@ func testKeys(t testing.TB, active string) *Keys {
 }
 
 // The signatures were computed by another program, written in Python after
-// behaviour.md 16.3 and RFC 2104 with hashlib, hmac, struct and base64.
+// OpenSandbox ingress and RFC 2104 with hashlib, hmac, struct and base64.
 func TestSignatureVectors(t *testing.T) {
 	for _, v := range []struct {
 		active  string

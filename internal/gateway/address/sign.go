@@ -17,7 +17,7 @@ import (
 
 const (
 	// shortLen is eight hexadecimal digits and the name of the key
-	// (behaviour.md 16.3).
+	// (OpenSandbox ingress).
 	shortLen = 9
 	// ownPrefix begins a signature of paddock's own. It has a letter that the
 	// hexadecimal digits of the other kind don't have, and another length.
