@@ -49,7 +49,9 @@ func TestSendingConn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		sent := make(chan struct{})
 		go func() {
+			defer close(sent)
 			defer l.Close()
 			conn, err := sendingListener{l}.Accept()
 			if err != nil {
@@ -67,6 +69,7 @@ func TestSendingConn(t *testing.T) {
 		}
 		got, err := io.ReadAll(in)
 		in.Close()
+		<-sent // and the listener's name is free
 		if err != nil || !bytes.Equal(got, c.want) {
 			t.Errorf("%s: got %d bytes, %v; want %d", name, len(got), err, len(c.want))
 		}
