@@ -43,7 +43,9 @@ func TestKilledAfterSurvivedOOM(t *testing.T) {
 		var spec *sandbox.Spec
 		id, err := create(t, e, func(s *sandbox.Spec) {
 			s.Limits.MemoryBytes = 64 << 20
-			s.Entrypoint = []string{"sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.02; done; " + test.script}
+			// It waits without taking memory, which would have execd killed, too,
+			// while that of the one that is killed is still being freed.
+			s.Entrypoint = []string{"sh", "-c", "mkfifo /tmp/go; read x < /tmp/go; " + test.script}
 			spec = s
 		})
 		if err != nil {
@@ -63,7 +65,7 @@ func TestKilledAfterSurvivedOOM(t *testing.T) {
 			continue
 		}
 		awaitSurvived(t, e, ids[i], 1)
-		run(t, e, ids[i], "touch /tmp/go")
+		run(t, e, ids[i], "echo > /tmp/go")
 	}
 	ends := map[string]sandbox.Exit{}
 	wantEnds := func(e *Engine, n int) {
@@ -82,7 +84,7 @@ func TestKilledAfterSurvivedOOM(t *testing.T) {
 	e.Close()
 	e, _ = h.open(t, recorded[last:]...)
 	awaitSurvived(t, e, ids[last], 1)
-	run(t, e, ids[last], "touch /tmp/go")
+	run(t, e, ids[last], "echo > /tmp/go")
 	wantEnds(e, len(tests))
 	for i, test := range tests {
 		got := ends[ids[i]]
