@@ -45,7 +45,7 @@ sdk() {
 
 # gotests runs packages one after another: those that need root share the
 # machine's cgroups, interfaces and packet filter.
-gotests() { go test -count=1 -p 1 -timeout 10m "$@" ./...; }
+gotests() { go test -count=1 -p 1 -timeout 15m "$@" ./...; }
 
 export PADDOCK_BIN=${PADDOCK_BIN:-$PWD/bin/paddock}
 step "format" formatted
