@@ -115,14 +115,19 @@ func (s *session) pass2(q *h2.Request, method string) (*h2.Exchange, *refusal) {
 		}
 	}
 	x := &h2.Exchange{}
+	if rules.masks || q.Protocol != "" {
+		x.Answer = func(a *h2.Response) h2.Filter { return s.answer2(a, rules, q.Protocol != "") }
+	}
 	if rules.masks {
-		x.Answer = func(a *h2.Response) h2.Filter { return s.answer2(a, rules) }
 		x.Trailer = func(fields []h2.Field) { s.mask2(fields, rules) }
 	}
 	if in == nil {
 		return x, nil
 	}
-	changes := bodyChanges(in, h2.Get(q.Fields, "content-type"))
+	var changes []change
+	if q.Protocol == "" {
+		changes = bodyChanges(in, h2.Get(q.Fields, "content-type"))
+	}
 	target, refused := inject(headers2{q}, q.Path, in)
 	if refused != nil {
 		return nil, refused
@@ -182,10 +187,17 @@ func (s *session) mask2(fields []h2.Field, rules *rules) {
 	}
 }
 
-// answer2 masks the head of an answer, and says how its body is to be.
-func (s *session) answer2(a *h2.Response, rules *rules) h2.Filter {
+// answer2 masks the head of an answer, and says how its body is to be. What
+// follows the answer to an extended CONNECT is no body but the frames of another
+// protocol: they pass as those after a 101 do, whatever the head says about their
+// length (RFC 9110, 9.3.6), and none is held back.
+func (s *session) answer2(a *h2.Response, rules *rules, connect bool) h2.Filter {
 	s.mask2(a.Fields, rules)
-	if a.Bodiless || a.Length == 0 {
+	if connect && a.Status >= 200 && a.Status < 300 {
+		a.Fields = h2.Del(a.Fields, "content-length")
+		return h2.Filter{}
+	}
+	if !rules.masks || a.Bodiless || a.Length == 0 {
 		return h2.Filter{}
 	}
 	switch inspect(a.Status, h2.Get(a.Fields, "content-type"), h2.Get(a.Fields, "content-encoding")) {
