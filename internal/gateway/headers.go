@@ -60,7 +60,7 @@ func outgoingHeader(r *http.Request, t *Target, requestID string) http.Header {
 	}
 	t.Origin.requestCredentials(h, r.Header)
 	proto := "http"
-	if r.TLS != nil || t.Secure {
+	if t.secure(r) {
 		proto = "https"
 	}
 	// One array for all the values that are set here.
@@ -122,7 +122,7 @@ func copyResponseHeader(dst, src http.Header, t *Target, r *http.Request) {
 		case k == "Set-Cookie":
 			dst[k] = append(dst[k], t.responseCookies(v)...)
 		case k == "Location":
-			dst[k] = t.locations(v, r.Host)
+			dst[k] = t.locations(v, r.Host, t.secure(r))
 		case k == "Vary":
 			dst[k] = append(dst[k], v...)
 		default:
@@ -140,12 +140,17 @@ func copyResponseHeader(dst, src http.Header, t *Target, r *http.Request) {
 
 // locations makes redirects to the program's own root lead through the gateway,
 // also where the program made an address of them: of the Host that the gateway
-// gave it, or of the client's, which it is told as X-Forwarded-Host.
-func (t *Target) locations(values []string, clientHost string) []string {
+// gave it, or of the client's, which it is told as X-Forwarded-Host. Where the
+// program sends a client that came without TLS on to https, that stays: made
+// relative, it would lead back to the same answer.
+func (t *Target) locations(values []string, clientHost string, secure bool) []string {
 	out := make([]string, len(values))
 	for i, v := range values {
 		for _, host := range [...]string{t.host(), clientHost} {
 			for _, scheme := range [...]string{"http://", "https://"} {
+				if scheme == "https://" && host == clientHost && !secure {
+					continue
+				}
 				if rest, ok := strings.CutPrefix(v, scheme+host); ok && host != "" && (rest == "" || rest[0] == '/' || rest[0] == '?') {
 					v = "/" + strings.TrimLeft(rest, "/")
 				}
@@ -158,6 +163,9 @@ func (t *Target) locations(values []string, clientHost string) []string {
 	}
 	return out
 }
+
+// secure is whether the client came by TLS.
+func (t *Target) secure(r *http.Request) bool { return r.TLS != nil || t.Secure }
 
 // host is the Host header for the sandbox. Programs that check it, such as
 // development servers, expect to be reached as localhost. With a host name of its

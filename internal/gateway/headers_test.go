@@ -115,9 +115,48 @@ func TestLocations(t *testing.T) {
 		"http://localhost:8080.evil.com/a": "http://localhost:8080.evil.com/a",
 		"":                                 "",
 	} {
-		if got := tg.locations([]string{in}, "api.example")[0]; got != want {
+		if got := tg.locations([]string{in}, "api.example", true)[0]; got != want {
 			t.Errorf("Location %q became %q, want %q", in, got, want)
 		}
+	}
+}
+
+// A program that wants TLS sends a client that came without on to it, and not
+// back to where it came from.
+func TestLocationsChangeToTLS(t *testing.T) {
+	const host = "sb-8080.apps.example"
+	for _, c := range []struct {
+		t            Target
+		in, off, tls string
+	}{
+		{Target{Port: 8080, Host: host}, "https://" + host + "/a", "https://" + host + "/a", "/a"},
+		{Target{Port: 8080, Host: host}, "http://" + host + "/a", "/a", "/a"},
+		{Target{Port: 8080, Prefix: "/p"}, "https://" + host + "/a", "https://" + host + "/a", "/p/a"},
+		{Target{Port: 8080, Prefix: "/p"}, "http://" + host, "/p/", "/p/"},
+		{Target{Port: 8080, Prefix: "/p"}, "https://localhost:8080/a", "/p/a", "/p/a"},
+	} {
+		for secure, want := range map[bool]string{false: c.off, true: c.tls} {
+			if got := c.t.locations([]string{c.in}, host, secure)[0]; got != want {
+				t.Errorf("Location %q with TLS %v became %q, want %q", c.in, secure, got, want)
+			}
+		}
+	}
+}
+
+func TestRedirectToTLSReachesTheClient(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "https://"+r.Header.Get("X-Forwarded-Host")+"/a")
+		w.WriteHeader(http.StatusMovedPermanently)
+	})
+	f := front(t, newGateway(t, Options{Dialer: dialTo(addr)}))
+	req, _ := http.NewRequest("GET", f.URL+"/sb/80/a", nil)
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, want := resp.Header.Get("Location"), "https://"+req.URL.Host+"/a"; got != want {
+		t.Errorf("Location = %q, want %q", got, want)
 	}
 }
 
