@@ -232,6 +232,12 @@ func TestAttacksOfClients(t *testing.T) {
 			}
 		}, "goaway ENHANCE_YOUR_CALM"},
 		{"settings", flood(func(c *bare) { _ = c.WriteSettings() }), "goaway ENHANCE_YOUR_CALM"},
+		{"many settings at once", func(c *bare) { _ = c.WriteSettings(make([]http2.Setting, maxSettings+1)...) }, "goaway ENHANCE_YOUR_CALM"},
+		{"frames of many settings", func(c *bare) {
+			for range 12000 / maxSettings {
+				_ = c.WriteSettings(make([]http2.Setting, maxSettings)...)
+			}
+		}, "goaway ENHANCE_YOUR_CALM"},
 		{"acknowledgements", flood(func(c *bare) { _ = c.WriteSettingsAck() }), "goaway ENHANCE_YOUR_CALM"},
 		{"pings", flood(func(c *bare) { _ = c.WritePing(false, [8]byte{}) }), "goaway ENHANCE_YOUR_CALM"},
 		{"priorities", flood(func(c *bare) { _ = c.WritePriority(1, http2.PriorityParam{StreamDep: 3}) }), "goaway ENHANCE_YOUR_CALM"},
@@ -364,6 +370,82 @@ func TestAttacksOfDestinations(t *testing.T) {
 }
 
 type justReader struct{ io.Reader }
+
+// asked makes a relay over which a request has come to the server.
+func asked(t *testing.T, h *open, settings []http2.Setting, head ...string) (c, s *bare) {
+	t.Helper()
+	client, server := relayed(t, h, nil)
+	c, s = newBare(t, client).greet(settings...), newBare(t, server)
+	c.headers(1, true, head...)
+	io.ReadFull(server, make([]byte, len(http2.ClientPreface)))
+	_ = s.WriteSettings()
+	for {
+		f, err := s.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := f.(*http2.MetaHeadersFrame); ok {
+			return c, s
+		}
+	}
+}
+
+// No window holds back what stands in heads, so their number and length are
+// bounded.
+func TestHeadsOfDestinationsAreBounded(t *testing.T) {
+	c, s := asked(t, &open{}, nil, get...)
+	for range maxInterim + 1 {
+		s.headers(1, false, ":status", "103")
+	}
+	for range maxInterim {
+		if got := c.outcome(1); got != "status 103" {
+			t.Fatal(got)
+		}
+	}
+	if got := c.outcome(1); got != "reset ENHANCE_YOUR_CALM" {
+		t.Error("interim answers:", got)
+	}
+	c, s = asked(t, &open{}, nil, get...)
+	s.headers(1, false, ":status", "200")
+	s.headers(1, true, "a", strings.Repeat("x", maxTrailer))
+	if got := c.outcome(1); got != "status 200" {
+		t.Fatal(got)
+	}
+	if got := c.outcome(1); got != "reset PROTOCOL_ERROR" {
+		t.Error("a long trailer:", got)
+	}
+}
+
+// Heads that wait are counted as what waits of bodies is.
+func TestHeadsThatWaitAreCounted(t *testing.T) {
+	wait := func(h *open, what string, ok func(n int64) bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !ok(h.held.Load()); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %d bytes are counted as held", what, h.held.Load())
+			}
+		}
+	}
+	h := &open{}
+	c := newBare(t, served(t, h, echo, nil)).greet()
+	c.headers(1, false, with(get[:6], ":path", "/whole", "x", strings.Repeat("y", 8000))...)
+	wait(h, "a request", func(n int64) bool { return n >= 8000 })
+	_ = c.WriteRSTStream(1, http2.ErrCodeCancel)
+	wait(h, "no request", func(n int64) bool { return n == 0 })
+	c.headers(3, false, with(get[:6], ":path", "/whole", "x", strings.Repeat("y", 8000))...)
+	wait(h, "a request", func(n int64) bool { return n >= 8000 })
+	_ = c.WriteData(3, true, nil)
+	wait(h, "a request that was sent", func(n int64) bool { return n == 0 })
+
+	h = &open{}
+	c, s := asked(t, h, []http2.Setting{{ID: http2.SettingInitialWindowSize}}, get...)
+	s.headers(1, false, ":status", "200")
+	_ = s.WriteData(1, false, []byte("x"))
+	s.headers(1, true, "a", strings.Repeat("x", 8000))
+	wait(h, "a trailer", func(n int64) bool { return n >= 8000 })
+	_ = c.WriteWindowUpdate(1, 1)
+	wait(h, "a trailer that was sent", func(n int64) bool { return n == 0 })
+}
 
 // More than a window allows is an error, and what a window no longer allows for
 // is held only within a limit.

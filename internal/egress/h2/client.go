@@ -140,6 +140,9 @@ func (r *relay) requestHead(id uint32, last bool, d *decoded) error {
 	s.x, s.request, s.up.change = x, q, x.Body
 	if x.Whole && !last {
 		s.up.gather = true
+		if err := r.countHead(&s.requestSize, d.size); err != nil {
+			return err
+		}
 		if x.Continue {
 			r.putHead(r.client, id, []Field{{Name: ":status", Value: "100"}}, false)
 		}
@@ -179,6 +182,7 @@ func (r *relay) send(s *stream) error {
 	e := r.server
 	e.fields = s.request.all(e.fields[:0])
 	s.request = nil
+	r.uncountHead(&s.requestSize)
 	last := s.up.ended && s.up.waits() == 0 && s.up.trailer == nil
 	r.putHead(e, s.sid, e.fields, last)
 	clear(e.fields)
@@ -194,7 +198,7 @@ func (r *relay) requestTrailer(s *stream, last bool, d *decoded) error {
 		}
 		return r.countReset()
 	}
-	if !last || d.over || checkTrailer(d.fields) != "" || s.up.length > s.up.seen {
+	if !last || d.size > maxTrailer || checkTrailer(d.fields) != "" || s.up.length > s.up.seen {
 		if err := r.fail(s, http2.ErrCodeProtocol); err != nil {
 			return err
 		}
@@ -206,6 +210,9 @@ func (r *relay) requestTrailer(s *stream, last bool, d *decoded) error {
 		return nil
 	}
 	s.up.trailer = d.fields
+	if err := r.countHead(&s.up.trailerSize, d.size); err != nil {
+		return err
+	}
 	return r.finish(s, &s.up)
 }
 

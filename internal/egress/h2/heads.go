@@ -12,6 +12,10 @@ import (
 // MaxHead bounds a head in bytes, counted as HTTP/2 does (RFC 9113, 6.5.2).
 const MaxHead = 128 << 10
 
+// maxTrailer bounds what comes after a body, counted in the same way: it may wait
+// as long as the body does.
+const maxTrailer = 16 << 10
+
 // Field is a line of a head. The name is in lower case; a Sensitive one is never
 // kept in a header table.
 type Field = hpack.HeaderField

@@ -103,6 +103,10 @@ func (r *relay) fromServer(f *frame) error {
 	})
 }
 
+// maxInterim bounds the interim answers to one request: no window holds them
+// back.
+const maxInterim = 16
+
 // answerHead handles the head of an answer, or the trailer of one.
 func (r *relay) answerHead(id uint32, last bool, d *decoded) error {
 	s := r.upstream[id]
@@ -122,7 +126,11 @@ func (r *relay) answerHead(id uint32, last bool, d *decoded) error {
 	if why != "" || a.Status < 200 && last {
 		return r.fail(s, http2.ErrCodeProtocol)
 	}
-	if a.Status >= 200 {
+	if a.Status < 200 {
+		if s.interim++; s.interim > maxInterim {
+			return r.fail(s, http2.ErrCodeEnhanceYourCalm)
+		}
+	} else {
 		switch s.down.ended = last; {
 		case a.Bodiless:
 			s.down.length = 0
@@ -156,7 +164,7 @@ func (r *relay) answerHead(id uint32, last bool, d *decoded) error {
 
 // answerTrailer handles what comes after the body of an answer.
 func (r *relay) answerTrailer(s *stream, last bool, d *decoded) error {
-	if s.down.ended || !last || d.over || checkTrailer(d.fields) != "" || s.down.length > s.down.seen {
+	if s.down.ended || !last || d.size > maxTrailer || checkTrailer(d.fields) != "" || s.down.length > s.down.seen {
 		return r.fail(s, http2.ErrCodeProtocol)
 	}
 	s.down.ended = true
@@ -164,6 +172,9 @@ func (r *relay) answerTrailer(s *stream, last bool, d *decoded) error {
 		s.x.Trailer(d.fields)
 	}
 	s.down.trailer = d.fields
+	if err := r.countHead(&s.down.trailerSize, d.size); err != nil {
+		return err
+	}
 	return r.finish(s, &s.down)
 }
 

@@ -94,6 +94,9 @@ func (r *relay) ping(e *end, f *frame) error {
 	return nil
 }
 
+// maxSettings bounds the entries of one SETTINGS; seven are defined.
+const maxSettings = 64
+
 // settings takes an end's settings (RFC 9113, 6.5.2).
 func (r *relay) settings(e *end, f *frame) error {
 	if f.id != 0 || len(f.payload)%6 != 0 || f.flags&http2.FlagSettingsAck != 0 && len(f.payload) > 0 {
@@ -102,7 +105,17 @@ func (r *relay) settings(e *end, f *frame) error {
 	if f.flags&http2.FlagSettingsAck != 0 {
 		return nil
 	}
-	changed := false
+	// Each costs work, so a frame of many counts as many frames.
+	n := len(f.payload) / 6
+	if n > maxSettings {
+		return errFlood
+	}
+	for range n {
+		if !e.budget.spend() {
+			return errFlood
+		}
+	}
+	changed, window := false, int64(-1)
 	for b := f.payload; len(b) > 0; b = b[6:] {
 		v := binary.BigEndian.Uint32(b[2:])
 		switch http2.SettingID(binary.BigEndian.Uint16(b)) {
@@ -117,9 +130,10 @@ func (r *relay) settings(e *end, f *frame) error {
 				return broken{http2.ErrCodeProtocol, "a setting has a value that it can't have"}
 			}
 		case http2.SettingInitialWindowSize:
-			if err := r.resize(e, int64(v)); err != nil {
-				return err
+			if v > maxWindow {
+				return broken{http2.ErrCodeFlowControl, "a window is larger than allowed"}
 			}
+			window = int64(v) // the last one counts: each would touch all streams
 		case http2.SettingMaxConcurrentStreams:
 			if most := min(v, uint32(r.o.MaxStreams)); e == r.server && most != r.maxStreams {
 				r.maxStreams, changed = most, true
@@ -128,6 +142,11 @@ func (r *relay) settings(e *end, f *frame) error {
 			if on := v == 1; e == r.server && on && !r.connect {
 				r.connect, changed = true, true
 			}
+		}
+	}
+	if window >= 0 {
+		if err := r.resize(e, window); err != nil {
+			return err
 		}
 	}
 	e.acks++
@@ -155,9 +174,6 @@ func (r *relay) settings(e *end, f *frame) error {
 
 // resize changes the windows of all streams of an end.
 func (r *relay) resize(e *end, to int64) error {
-	if to > maxWindow {
-		return broken{http2.ErrCodeFlowControl, "a window is larger than allowed"}
-	}
 	by := to - e.initial
 	e.initial = to
 	for _, s := range r.streams {

@@ -13,6 +13,9 @@ type stream struct {
 	method  string
 	x       *Exchange
 	request *Request // while it waits for its body
+	// requestSize is what of it is counted as held.
+	requestSize int
+	interim     int // interim answers that have come
 
 	up, down flow // from and to the client
 
@@ -42,7 +45,9 @@ type flow struct {
 	started  bool // the head has gone on
 	ended    bool // the sender has said that nothing follows
 	trailer  []Field
-	done     bool // END_STREAM has gone on
+	// trailerSize is what of it is counted as held.
+	trailerSize int
+	done        bool // END_STREAM has gone on
 }
 
 func (f *flow) waits() int { return len(f.held) - f.at }
@@ -138,10 +143,26 @@ func (r *relay) count(f *flow, to *end, n int) error {
 	if to != nil && !f.gather {
 		to.held += n
 	}
-	if r.o.Hold != nil && !r.o.Hold(n) && n > 0 {
+	return r.tell(n)
+}
+
+// tell tells how many bytes more wait here.
+func (r *relay) tell(n int) error {
+	if n != 0 && r.o.Hold != nil && !r.o.Hold(n) && n > 0 {
 		return broken{http2.ErrCodeEnhanceYourCalm, "too much waits to be read"}
 	}
 	return nil
+}
+
+// countHead counts a head that must wait. No window holds heads back.
+func (r *relay) countHead(counted *int, n int) error {
+	*counted += n
+	return r.tell(n)
+}
+
+func (r *relay) uncountHead(counted *int) {
+	_ = r.tell(-*counted)
+	*counted = 0
 }
 
 // unhold forgets what was held.
@@ -219,6 +240,8 @@ func (r *relay) pump(s *stream, f *flow) error {
 	if whole && f.started && f.waits() == 0 && !f.done {
 		if f.trailer != nil {
 			r.putHead(to, id, f.trailer, true)
+			f.trailer = nil
+			r.uncountHead(&f.trailerSize)
 			f.done = true
 		} else {
 			r.put(f, to, id, nil, true)
@@ -357,6 +380,11 @@ func (r *relay) drop(s *stream, f *flow) {
 	r.unfeed(f, to)
 	r.unhold(f, to, f.waits())
 	f.gather, f.trailer = false, nil
+	r.uncountHead(&f.trailerSize)
+	if f == &s.up {
+		s.request = nil
+		r.uncountHead(&s.requestSize)
+	}
 	if f.expand != nil {
 		f.expand.Close()
 		f.expand = nil
