@@ -168,6 +168,10 @@ func (c *content) checkReferences(b *Binding) error {
 			return invalid("the binding %q names the credential %q, which the vault would not have: add the credential, or delete or replace the binding", b.Name, use.credential)
 		}
 		value := c.credentials[at].Source.Value.value
+		if use.substitution >= 0 && len(value) > MaxSubstituted {
+			return invalid("auth.substitutions[%d] of the binding %q: the value of the credential %q has %d bytes; in the place of a placeholder at most %d are allowed",
+				use.substitution, b.Name, use.credential, len(value), MaxSubstituted)
+		}
 		if !use.header {
 			continue
 		}
@@ -189,18 +193,20 @@ type use struct {
 	// header is whether the value, or a form of it, goes into the head of a
 	// request.
 	header bool
+	// substitution is the index of the one that it is for, -1 for none.
+	substitution int
 }
 
 func (a *Auth) uses() []use {
 	var all []use
 	if a.Credential != "" {
-		all = append(all, use{a.Credential, true})
+		all = append(all, use{a.Credential, true, -1})
 	}
 	for _, h := range a.Headers {
-		all = append(all, use{h.Credential, true})
+		all = append(all, use{h.Credential, true, -1})
 	}
-	for _, s := range a.Substitutions {
-		all = append(all, use{s.Credential, slices.Contains(s.In, InHeader)})
+	for i, s := range a.Substitutions {
+		all = append(all, use{s.Credential, slices.Contains(s.In, InHeader), i})
 	}
 	return all
 }

@@ -25,6 +25,10 @@ const (
 	maxMethodLetters = 32
 )
 
+// MaxSubstituted is the longest value, in bytes, that may stand in the place of a
+// placeholder: the sandbox decides how often it writes that.
+const MaxSubstituted = 8 << 10
+
 // Reserved headers carry the framing and the route of a request; a credential
 // in them would change what the request is.
 var reservedHeaders = []string{
