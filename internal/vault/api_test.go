@@ -195,7 +195,7 @@ func TestFaults(t *testing.T) {
 		"too long for a placeholder": {vaultOf(cred("c", strings.Repeat("x", MaxSubstituted+1)),
 			bind("b", hostMatch, `"type":"passthrough","substitutions":[{"credential":"c","placeholder":"__C__","in":["body"]}]`)),
 			`auth.substitutions[0] of the binding "b": the value of the credential "c" has 8193 bytes`},
-		"ambiguous":               {vaultOf(c, b+","+bind("b2", `"hosts":["example.org","api.example.com"],"paths":["/v1/*"]`, bearerAuth)), "could both match"},
+		"ambiguous": {vaultOf(c, b+","+bind("b2", `"hosts":["example.org","api.example.com"],"paths":["/v1/*"]`, bearerAuth)), "could both match"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := testAPI(openTest(t, t.TempDir()))
