@@ -20,6 +20,9 @@ const (
 	CodeResponseFailed   = "BACKEND_RESPONSE_FAILED"
 )
 
+// codeNoRoute is what the server calls a route that isn't there.
+const codeNoRoute = "GENERAL::ROUTE_NOT_FOUND"
+
 // Error says which hop of a proxied request failed and why. It is meant for the
 // caller.
 type Error struct {
@@ -91,6 +94,11 @@ func exchangeFailure(t *Target, r *http.Request, body *requestBody, err error) e
 func responseFailure(t *Target, what string, err error) *Error {
 	return &Error{Status: http.StatusBadGateway, Code: CodeResponseFailed, Err: err,
 		Message: fmt.Sprintf("The program on port %d of sandbox %q %s.", t.Port, t.ID, what)}
+}
+
+func errNoRoute(t *Target) *Error {
+	return &Error{Status: http.StatusNotFound, Code: codeNoRoute,
+		Message: fmt.Sprintf("Port %d of sandbox %q has no such route.", t.Port, t.ID)}
 }
 
 func errTooManyHeld() *Error {

@@ -60,6 +60,31 @@ func TestEventsArriveOneByOne(t *testing.T) {
 	}
 }
 
+// What is between the engine and execd is not for those who reach its port.
+func TestRoutesOfTheEngineAreRefused(t *testing.T) {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
+	f := front(t, newGateway(t, Options{Dialer: dialTo(addr)}))
+	for _, path := range []string{"", "/", "/trust", "/dial?port=22", "/claim?hold", "/%74rust"} {
+		resp := do(t, "GET", f.URL+"/sb/44772/paddock/v1"+path, nil)
+		if body := text(t, resp); resp.StatusCode != 404 || !strings.Contains(body, codeNoRoute) {
+			t.Errorf("%q: %d %s", path, resp.StatusCode, body)
+		}
+	}
+	for _, path := range []string{"/%70addock/v1/trust", "/paddock%2Fv1/trust", "//paddock/v1/trust", "/x/%2e%2e/paddock/v1/trust"} {
+		if resp := do(t, "GET", f.URL+"/sb/44772"+path, nil); resp.StatusCode != 404 {
+			t.Errorf("%q: %d %s", path, resp.StatusCode, text(t, resp))
+		}
+	}
+	if resp := do(t, "GET", f.URL+"/sb/44772/paddock/v1/dial", nil, "Connection", "Upgrade", "Upgrade", "tcp"); resp.StatusCode != 404 {
+		t.Errorf("a change of protocols: %d", resp.StatusCode)
+	}
+	for _, path := range []string{"/44772/paddock/v10", "/44772/paddock/v", "/44772/files/paddock/v1/trust", "/80/paddock/v1/trust"} {
+		if resp := do(t, "GET", f.URL+"/sb"+path, nil); resp.StatusCode != 200 {
+			t.Errorf("%q: %d %s", path, resp.StatusCode, text(t, resp))
+		}
+	}
+}
+
 // What an answer's bytes are is the program's to say, or to leave open.
 func TestNoContentTypeIsMadeUp(t *testing.T) {
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {

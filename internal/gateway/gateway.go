@@ -7,12 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -112,6 +114,21 @@ func (t *Target) dialPort() int {
 		return sandbox.IsolatedPort
 	}
 	return t.Port
+}
+
+// engineOnly is whether a request is for the routes of execd that are between it
+// and the engine. The connection to it is the engine's own, so execd serves them
+// there. Spellings that execd reads otherwise are refused, too.
+func (t *Target) engineOnly() bool {
+	if !t.execd() {
+		return false
+	}
+	p, err := url.PathUnescape(t.Path)
+	if err != nil {
+		p = t.Path
+	}
+	p = path.Clean(p)
+	return p == hostapi.PathPrefix || strings.HasPrefix(p, hostapi.PathPrefix+"/")
 }
 
 // Gateway carries requests into sandboxes. Its methods may be called from any
@@ -239,6 +256,9 @@ func (g *Gateway) Proxy(w http.ResponseWriter, r *http.Request, t *Target) (stat
 	ctx := r.Context()
 	if t.Origin == OriginShared && preflight(w, r) {
 		return http.StatusNoContent, nil
+	}
+	if t.engineOnly() {
+		return 0, errNoRoute(t)
 	}
 	leave, err := g.limits.enter(t.ID)
 	if err != nil {
