@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,7 @@ func TestAttacksOfClients(t *testing.T) {
 		{"a head that unpacks to more than it may", func(c *bare) {
 			// One long field in the table, and then many times.
 			c.headers(1, true, with(get, "x", strings.Repeat("y", 3000))...)
+			c.outcome(1)
 			fields := get
 			for range 100 {
 				fields = with(fields, "x", strings.Repeat("y", 3000))
@@ -513,6 +515,124 @@ func TestWindowsAreHeldTo(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// What comes out of a body that expands is made as it is sent, however large the
+// windows are that open at once; and all of it arrives.
+func TestBombsAreSentInPieces(t *testing.T) {
+	const streams, pieces = 4, 1000
+	c, s := asked(t, &open{}, []http2.Setting{{ID: http2.SettingInitialWindowSize}}, get...)
+	_ = c.WriteWindowUpdate(0, 1<<30)
+	for id := uint32(1); id < 2*streams; id += 2 {
+		if id > 1 {
+			c.headers(id, true, get...)
+			for {
+				f, err := s.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, ok := f.(*http2.MetaHeadersFrame); ok {
+					break
+				}
+			}
+		}
+		s.headers(id, false, ":status", "200", "x-filter", "bomb")
+		_ = s.WriteData(id, true, make([]byte, pieces))
+		if got := c.outcome(id); got != "status 200" {
+			t.Fatal(got)
+		}
+	}
+	_ = s.WritePing(false, [8]byte{1}) // when it comes to the client, so have the bodies come
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := f.(*http2.PingFrame); ok {
+			break
+		}
+	}
+	go io.Copy(io.Discard, justReader{s.c})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	_ = c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	time.Sleep(300 * time.Millisecond) // the client takes nothing
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if more := int64(after.HeapAlloc) - int64(before.HeapAlloc); more > 8<<20 {
+		t.Errorf("%d MiB more are in use", more>>20)
+	}
+	got := 0
+	for ends := 0; ends < streams; {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got, err)
+		}
+		if f, ok := f.(*http2.DataFrame); ok {
+			if got += len(f.Data()); f.StreamEnded() {
+				ends++
+			}
+		}
+	}
+	if got != streams*pieces*bombPiece {
+		t.Errorf("%d bytes came", got)
+	}
+}
+
+// A destination that reads nothing for now keeps nothing back of what it sends,
+// what is to be sent to it is counted until it was, and arrives.
+func TestOneThatDoesNotReadIsReadFrom(t *testing.T) {
+	h := &open{}
+	inner, server := net.Pipe() // takes nothing that nobody reads
+	client, _ := relayed(t, h, func(o *Options) { o.Server = inner })
+	t.Cleanup(func() { server.Close() })
+	c, s := newBare(t, client).greet(), newBare(t, server)
+	c.headers(1, false, get...)
+	io.ReadFull(server, make([]byte, len(http2.ClientPreface)))
+	_ = s.WriteSettings()
+	for heads, acks := 0, 0; heads == 0 || acks == 0; {
+		f, err := s.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *http2.MetaHeadersFrame:
+			heads++
+		case *http2.SettingsFrame:
+			if f.IsAck() {
+				acks++
+			}
+		}
+	}
+	for range 3 {
+		_ = c.WriteData(1, false, make([]byte, maxFrame))
+	}
+	_ = c.WriteData(1, true, make([]byte, 9))
+	for end := time.Now().Add(10 * time.Second); h.held.Load() < 3*maxFrame; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are counted as held", h.held.Load())
+		}
+	}
+	s.headers(1, false, ":status", "200")
+	_ = s.WriteData(1, true, []byte("x"))
+	if got := c.outcome(1); got != "status 200" {
+		t.Fatal(got)
+	}
+	for got := 0; ; {
+		f, err := s.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got, err)
+		}
+		if f, ok := f.(*http2.DataFrame); ok {
+			if got += len(f.Data()); f.StreamEnded() {
+				if got != 3*maxFrame+9 {
+					t.Errorf("%d bytes came", got)
+				}
+				return
+			}
+		}
+	}
 }
 
 // Frames and header blocks of every kind must neither stop the relay nor reach

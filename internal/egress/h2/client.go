@@ -42,16 +42,14 @@ var errOver = errors.New("the connection is over")
 // overtakes what was sent.
 func (r *relay) sayLast() {
 	c := r.client.conn
-	_ = c.SetDeadline(time.Now().Add(lingerTime))
-	r.client.flushing.Lock()
 	r.mu.Lock()
-	b := r.client.buf
-	r.client.buf = nil
-	r.mu.Unlock()
-	if b != nil {
-		_, _ = c.Write(*b)
+	r.client.last = true // no later deadline is set
+	_ = c.SetDeadline(time.Now().Add(lingerTime))
+	for r.client.flushing {
+		r.taken.Wait()
 	}
-	r.client.flushing.Unlock()
+	r.mu.Unlock()
+	r.flush(r.client, false)
 	_ = c.SetDeadline(time.Now().Add(lingerTime))
 	if w, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite()

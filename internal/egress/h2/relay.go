@@ -24,8 +24,8 @@ type Options struct {
 	// 250).
 	MaxStreams int
 	// Start bounds the time until both sides have sent their settings (default
-	// 20 s); Idle is how long a connection may be without a request, and how
-	// long what is sent may wait to be taken (default 10 min).
+	// 20 s); Idle is how long a connection may be without a request (default
+	// 10 min).
 	Start, Idle time.Duration
 	// ClientWaits and ServerWaits take a function that is to be called before a
 	// read from that side waits for the network, so that as much as there is goes
@@ -103,6 +103,14 @@ const (
 	maxContinuations = 32
 	// flushAt is how much is collected before it is sent, in bytes.
 	flushAt = 64 << 10
+	// sendMost bounds what is collected of bodies, and queueMost what is collected
+	// of everything while another goroutine sends, in bytes.
+	sendMost  = flushAt + maxFrame
+	queueMost = 1 << 20
+	// writeSize is how much is sent at a time, in bytes, and writeTime how long
+	// that may take.
+	writeSize = 128 << 10
+	writeTime = time.Minute
 	// readSize is how much is read at a time when much comes, idleSize the
 	// buffer of a connection on which nothing does; in bytes.
 	readSize, idleSize = 80 << 10, 4 << 10
@@ -118,8 +126,15 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, flushAt+2*maxFram
 type end struct {
 	conn net.Conn
 	// buf is what is to be sent, nil or from buffers.
-	buf      *[]byte
-	flushing sync.Mutex // held while something is being sent
+	buf *[]byte
+	// counted is what of buf is counted as held. more says that there is more of
+	// bodies for which there was no room in it.
+	counted int
+	more    bool
+	// flushing says that somebody is sending, and goes on until there is nothing
+	// more; dead that nothing can be sent any more; last that what is sent now is
+	// the last.
+	flushing, dead, last bool
 
 	enc      *hpack.Encoder
 	encoded  bytes.Buffer
@@ -173,14 +188,21 @@ func (e *end) pending() int {
 	return len(*e.buf)
 }
 
+// full says that there is so much to be sent that who is sending must get on
+// first.
+func (e *end) full() bool { return e.flushing && e.pending() > queueMost }
+
 // relay is one pair of connections. Everything but what is read and written is
 // done with mu held.
 type relay struct {
 	o  Options
 	mu sync.Mutex
+	// taken is told when a buf has been taken to be sent, and when a flush ends.
+	taken *sync.Cond
 
 	client, server *end // server is nil when there is none
 	lost           error
+	failed         error // what ended the connection while something was sent
 
 	// streams are those that are open, by the client's id and by that on the
 	// other side, 0 for those that are not open there.
@@ -218,10 +240,11 @@ func Relay(ctx context.Context, o Options) error {
 	}
 	r := &relay{o: o, client: newEnd(o.Client), streams: map[uint32]*stream{}, upstream: map[uint32]*stream{},
 		nextUp: 1, begin: make(chan struct{}), resets: resets(), maxStreams: uint32(o.MaxStreams)}
+	r.taken = sync.NewCond(&r.mu)
 	r.client.greet = r.greetClient
 	r.client.flushSoon = o.ClientWaits == nil
 	if o.ClientWaits != nil {
-		o.ClientWaits(func() { r.flush(r.server); r.flush(r.client) })
+		o.ClientWaits(func() { r.flush(r.server, false); r.flush(r.client, true) })
 	}
 	stop := context.AfterFunc(ctx, r.hangUp)
 	defer stop()
@@ -231,7 +254,7 @@ func Relay(ctx context.Context, o Options) error {
 		r.server = newEnd(o.Server)
 		r.server.flushSoon = o.ServerWaits == nil
 		if o.ServerWaits != nil {
-			o.ServerWaits(func() { r.flush(r.client); r.flush(r.server) })
+			o.ServerWaits(func() { r.flush(r.client, false); r.flush(r.server, true) })
 		}
 		go func() {
 			// Its settings are answered after the preface, which says what the
@@ -263,6 +286,19 @@ func Relay(ctx context.Context, o Options) error {
 	r.over = true
 	for _, s := range r.streams {
 		r.remove(s)
+	}
+	for _, e := range []*end{r.client, r.server} {
+		if e == nil {
+			continue
+		}
+		for e.flushing {
+			r.taken.Wait()
+		}
+		e.buf = nil
+		_ = r.countOut(e)
+	}
+	if r.failed != nil {
+		err = r.failed
 	}
 	return err
 }
@@ -336,7 +372,7 @@ func (r *relay) checkIdle() {
 	}
 	r.leave(http2.ErrCodeNo, "")
 	r.mu.Unlock()
-	r.flush(r.client)
+	r.flush(r.client, false)
 	r.hangUp()
 }
 
@@ -350,30 +386,102 @@ func (r *relay) leave(code http2.ErrCode, reason string) {
 	}
 }
 
-// flush sends what is to be sent to an end. A connection that takes nothing any
-// more is closed, which whoever reads from it sees.
-func (r *relay) flush(e *end) {
+// countOut counts what is to be sent to an end as held. Only where it is more than
+// is collected anyway does a limit that is passed end this connection: it may be
+// another one that holds so much.
+func (r *relay) countOut(e *end) error {
 	if e == nil {
-		return
+		return nil
 	}
-	e.flushing.Lock()
-	defer e.flushing.Unlock()
-	r.mu.Lock()
-	b := e.buf
-	e.buf = nil
-	r.mu.Unlock()
-	if b == nil {
-		return
+	n := e.pending() - e.counted
+	e.counted += n
+	if err := r.tell(n); e.pending() > sendMost {
+		return err
 	}
-	if len(*b) > 0 {
-		_ = e.conn.SetWriteDeadline(time.Now().Add(r.o.Idle))
-		if _, err := e.conn.Write(*b); err != nil {
-			_ = e.conn.Close()
+	return nil
+}
+
+// flush sends what is to be sent to an end. It doesn't wait for another goroutine
+// that does: that one sends also what came meanwhile, and this one may have what
+// it needs for that to go on. For the same reason who reads from the end, which
+// own says, sends only little itself. A connection that takes nothing any more is
+// closed, which whoever reads from it sees.
+func (r *relay) flush(e *end, own bool) {
+	for e != nil {
+		r.mu.Lock()
+		if e.flushing {
+			r.mu.Unlock()
+			return
+		}
+		e.flushing = true
+		e, own = r.sendOut(e, own), !own
+	}
+}
+
+// sendOut sends until there is nothing more, and returns the other end if that
+// has been given something to be sent. mu is held before; afterwards it is not.
+func (r *relay) sendOut(e *end, own bool) (next *end) {
+	was, inline := r.ending, e.pending() <= idleSize
+	for r.failed == nil {
+		if own && (e.pending() > 0 && !inline || e.more && !e.dead) {
+			go func() {
+				r.mu.Lock()
+				r.flush(r.sendOut(e, false), false)
+			}()
+			r.mu.Unlock()
+			return nil
+		}
+		inline = false
+		if e.pending() == 0 && e.more && !e.dead {
+			r.failed = r.pumpAll(e)
+			r.grantAll(r.opposite(e), e)
+			next = r.opposite(e)
+		}
+		b := e.buf
+		if b == nil {
+			break
+		}
+		_ = r.countOut(e) // it goes out
+		counted := e.counted
+		e.buf, e.counted = nil, 0
+		r.taken.Broadcast()
+		r.write(e, *b)
+		_ = r.tell(-counted)
+		if cap(*b) <= 4*flushAt {
+			*b = (*b)[:0]
+			buffers.Put(b)
 		}
 	}
-	if cap(*b) <= 4*flushAt {
-		*b = (*b)[:0]
-		buffers.Put(b)
+	e.flushing = false
+	r.taken.Broadcast()
+	failed := r.failed != nil
+	// Whoever reads from the client may wait already, and must see the end.
+	last := r.ending && !was
+	r.mu.Unlock()
+	switch {
+	case failed:
+		r.hangUp()
+		return nil
+	case last:
+		r.sayLast()
+	}
+	return next
+}
+
+// write writes to an end, without mu, which is held before and after.
+func (r *relay) write(e *end, b []byte) {
+	for len(b) > 0 && !e.dead {
+		n := min(len(b), writeSize)
+		if !e.last {
+			_ = e.conn.SetWriteDeadline(time.Now().Add(writeTime))
+		}
+		r.mu.Unlock()
+		_, err := e.conn.Write(b[:n])
+		if err != nil {
+			_ = e.conn.Close()
+		}
+		r.mu.Lock()
+		b, e.dead = b[n:], e.dead || err != nil
 	}
 }
 
@@ -440,20 +548,34 @@ func (r *relay) handleAll(e, other *end, b []byte, skip *string, handle func(*fr
 		if err = handle(&f); err != nil {
 			break
 		}
+		if err = r.countOut(e); err != nil {
+			break
+		}
+		if err = r.countOut(other); err != nil {
+			break
+		}
 		if e.pending() > flushAt || other != nil && other.pending() > flushAt {
 			r.mu.Unlock()
-			r.flush(other)
-			r.flush(e)
+			r.flush(other, false)
+			r.flush(e, true)
 			r.mu.Lock()
+			// What no window holds back must not grow without end while another
+			// goroutine sends.
+			for e.full() || other != nil && other.full() {
+				r.taken.Wait()
+			}
 		}
+	}
+	if err == nil {
+		err = r.failed
 	}
 	if err == nil && r.ending {
 		err = errOver
 	}
 	r.mu.Unlock()
 	if err != nil || e.flushSoon {
-		r.flush(other)
-		r.flush(e)
+		r.flush(other, false)
+		r.flush(e, true)
 	}
 	return at, err
 }

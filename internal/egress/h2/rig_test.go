@@ -51,6 +51,8 @@ func (o *open) Request(q *Request) (*Exchange, *Refusal) {
 		case "expand":
 			a.Fields = Del(a.Fields, "content-length")
 			return Filter{Expand: &tenfold{}}
+		case "bomb":
+			return Filter{Expand: &bomb{}}
 		}
 		return Filter{}
 	}
@@ -84,6 +86,24 @@ func (x *tenfold) Next() ([]byte, bool, error) {
 	}
 	x.times--
 	return x.now, false, nil
+}
+
+// bomb makes a piece out of each byte.
+type bomb struct {
+	in   int
+	last bool
+}
+
+const bombPiece = 32 << 10
+
+func (x *bomb) Push(b []byte, last bool) { x.in, x.last = x.in+len(b), last }
+func (x *bomb) Close()                   {}
+func (x *bomb) Next() ([]byte, bool, error) {
+	if x.in == 0 {
+		return nil, x.last, nil
+	}
+	x.in--
+	return make([]byte, bombPiece), false, nil
 }
 
 // pair is the two ends of a connection.

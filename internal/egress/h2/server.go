@@ -14,9 +14,11 @@ func (r *relay) serveServer() error {
 	err := r.read(r.server, r.client, "", r.fromServer)
 	r.mu.Lock()
 	defer func() {
+		r.mu.Unlock()
+		r.flush(r.client, false)
+		r.mu.Lock()
 		ending := r.ending
 		r.mu.Unlock()
-		r.flush(r.client)
 		_ = r.server.conn.Close()
 		if ending {
 			r.sayLast()
@@ -27,7 +29,7 @@ func (r *relay) serveServer() error {
 		out := r.server.out()
 		*out = appendGoAway(*out, 0, bad.code, "")
 		r.mu.Unlock()
-		r.flush(r.server)
+		r.flush(r.server, false)
 		r.mu.Lock()
 	}
 	if errors.Is(err, errOver) {

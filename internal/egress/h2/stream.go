@@ -38,6 +38,7 @@ type flow struct {
 	change   func(b []byte, last bool) []byte
 	expand   Expander
 	expanded bool   // nothing more comes out of it
+	more     bool   // there was no room for all that could go on
 	fed      int    // bytes that are in it
 	held     []byte // what can't go on yet, from at on
 	at       int
@@ -81,7 +82,7 @@ func (r *relay) data(s *stream, f *flow, b []byte, size int, last bool) error {
 	if f.change != nil {
 		b = f.change(b, last)
 	}
-	if f.expand == nil && f.started && f.waits() == 0 && int64(len(b)) <= min(f.send, to.send) {
+	if f.expand == nil && f.started && f.waits() == 0 && int64(len(b)) <= min(f.send, to.send) && to.pending() <= flushAt {
 		if len(b) == 0 && !last {
 			r.grant(s, f, from)
 			return nil
@@ -123,6 +124,17 @@ func (r *relay) put(f *flow, to *end, id uint32, b []byte, last bool) {
 			return
 		}
 	}
+}
+
+// room is how much of n bytes may go on now. What finds no place in what is to be
+// sent, although the windows have some, goes on once that was sent.
+func (r *relay) room(f *flow, to *end, n int) int {
+	may := max(0, min(int64(n), f.send, to.send))
+	if most := int64(max(0, sendMost-to.pending())); may > most {
+		f.more, to.more = true, true
+		return int(most)
+	}
+	return int(may)
 }
 
 // hold keeps what can't go on yet.
@@ -195,7 +207,7 @@ func (r *relay) pump(s *stream, f *flow) error {
 	}
 	for f.started {
 		if f.waits() > 0 {
-			n := int(max(0, min(int64(f.waits()), f.send, to.send)))
+			n := r.room(f, to, f.waits())
 			last := n == f.waits() && f.ended && f.trailer == nil && (f.expand == nil || f.expanded)
 			if n > 0 {
 				r.put(f, to, id, f.held[f.at:f.at+n], last)
@@ -206,6 +218,11 @@ func (r *relay) pump(s *stream, f *flow) error {
 			}
 		}
 		if f.expand == nil || f.expanded {
+			break
+		}
+		if to.pending() >= flushAt {
+			// Much may come out of little: the rest is for when this was sent.
+			f.more, to.more = true, true
 			break
 		}
 		b, done, err := f.expand.Next()
@@ -219,7 +236,7 @@ func (r *relay) pump(s *stream, f *flow) error {
 		if len(b) == 0 {
 			break
 		}
-		n := int(max(0, min(int64(len(b)), f.send, to.send)))
+		n := r.room(f, to, len(b))
 		last := n == len(b) && done && f.ended && f.trailer == nil
 		if n > 0 {
 			r.put(f, to, id, b[:n], last)
@@ -257,18 +274,21 @@ func (r *relay) pump(s *stream, f *flow) error {
 
 // pumpAll passes on what waits for an end whose window has grown.
 func (r *relay) pumpAll(to *end) error {
-	if r.waiting == 0 {
+	if r.waiting == 0 && !to.more || to.send <= 0 {
 		return nil
 	}
+	to.more = false
 	for _, s := range r.streams {
-		if to.send <= 0 {
+		if to.send <= 0 || to.pending() >= flushAt {
+			to.more = true // not all have had their turn
 			return nil
 		}
 		f := &s.down
 		if to == r.server {
 			f = &s.up
 		}
-		if f.waits() > 0 && f.started {
+		if (f.waits() > 0 || f.more) && f.started && !f.done {
+			f.more = false
 			if err := r.pump(s, f); err != nil {
 				return err
 			}
@@ -379,7 +399,7 @@ func (r *relay) drop(s *stream, f *flow) {
 	_, to, _ := r.ends(s, f)
 	r.unfeed(f, to)
 	r.unhold(f, to, f.waits())
-	f.gather, f.trailer = false, nil
+	f.gather, f.more, f.trailer = false, false, nil
 	r.uncountHead(&f.trailerSize)
 	if f == &s.up {
 		s.request = nil
