@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/paddock-sandbox/paddock/internal/engine/local/cgroup"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/gvisor"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/rootfs"
 	"github.com/paddock-sandbox/paddock/internal/engine/local/thread"
@@ -151,10 +153,28 @@ func (e *Engine) startGVisor(ctx context.Context, s *shell, root *rootfs.Root) e
 	if s.pidfd, err = openProcess(s.pid, s.start); err != nil {
 		return fmt.Errorf("gVisor ended at once: %w", err)
 	}
+	if err := checkMember(s.group, s.pid, s.pidfd); err != nil {
+		return fmt.Errorf("gVisor ended at once: %w", err)
+	}
 	if s.conn, err = e.connect(ctx, s); err != nil {
 		return err
 	}
 	s.conn.key = start.Key
+	return nil
+}
+
+// checkMember fails unless a process, which pidfd is of, is in a group. An id that
+// was read from a file may be another process's by now, and pidfd then is of
+// that one.
+func checkMember(g *cgroup.Group, pid, pidfd int) error {
+	pids, err := g.Procs()
+	if err != nil {
+		return err
+	}
+	// The id is not given to another while its process is there.
+	if !slices.Contains(pids, pid) || ended(pidfd) {
+		return fmt.Errorf("process %d is none of the sandbox's", pid)
+	}
 	return nil
 }
 

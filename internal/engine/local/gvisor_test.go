@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,6 +106,39 @@ func status(t *testing.T, pid int) map[string]string {
 		lines[name] = strings.Join(strings.Fields(value), " ")
 	}
 	return lines
+}
+
+// A process whose id is read from a file is taken for the sandbox's only when it
+// is in its group.
+func TestCheckMember(t *testing.T) {
+	e, _ := newHost(t).open(t)
+	defer e.Close()
+	s, err := e.find(mustCreate(t, e, func(*sandbox.Spec) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMember(s.group, s.pid, s.pidfd); err != nil {
+		t.Errorf("the sandbox's own process: %v", err)
+	}
+	other := exec.Command("sleep", "infinity")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() { other.Process.Kill(); other.Wait() }
+	defer stop()
+	fd, err := openProcess(other.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if checkMember(s.group, other.Process.Pid, fd) == nil {
+		t.Error("a process of the host's passes for the sandbox's")
+	}
+	// The id has become the sandbox's since the pidfd was opened.
+	stop()
+	if checkMember(s.group, s.pid, fd) == nil {
+		t.Error("a process that has ended passes for the sandbox's")
+	}
 }
 
 // The privileges of runsc's processes are those that docs/security.md names.
