@@ -100,6 +100,8 @@ type Target struct {
 	Host string
 	// Secure is set when the client came by TLS that ended before this server.
 	Secure bool
+	// OwnPagesOnly has browsers keep the answer from pages of other origins.
+	OwnPagesOnly bool
 }
 
 func (t *Target) execd() bool { return t.Port == sandbox.ExecdPort }

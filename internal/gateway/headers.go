@@ -136,6 +136,9 @@ func copyResponseHeader(dst, src http.Header, t *Target, r *http.Request) {
 	if t.Origin == OriginShared {
 		protectPage(dst, r)
 	}
+	if t.OwnPagesOnly {
+		keepToOwnPages(dst)
+	}
 }
 
 // locations makes redirects to the program's own root lead through the gateway,

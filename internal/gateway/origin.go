@@ -170,6 +170,30 @@ func protectPage(h http.Header, r *http.Request) {
 	}
 }
 
+// keepToOwnPages keeps an answer from pages of other origins, be it as an image,
+// a script or a frame.
+func keepToOwnPages(h http.Header) {
+	h["Cross-Origin-Resource-Policy"] = []string{"same-origin"} // nothing is stricter
+	policies := h["Content-Security-Policy"]
+	ancestors := "frame-ancestors 'self'"
+	if !mentions(policies, "frame-ancestors") && mentions(h["X-Frame-Options"], "deny") {
+		// Browsers don't look at that beside a policy.
+		ancestors = "frame-ancestors 'none'"
+	}
+	// A page's own policies stay: with several, each of them holds. The values
+	// may be shared.
+	h["Content-Security-Policy"] = append(policies[:len(policies):len(policies)], ancestors)
+}
+
+func mentions(values []string, word string) bool {
+	for _, v := range values {
+		if strings.Contains(strings.ToLower(v), word) {
+			return true
+		}
+	}
+	return false
+}
+
 // allowOpaque lets a page with an opaque origin read the answer to what it asked
 // for itself. Whoever has the address can read it anyway.
 func allowOpaque(h http.Header) {

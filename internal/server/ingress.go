@@ -67,6 +67,8 @@ type ingress struct {
 	// bySignature is set when the signature in the path or label is verified,
 	// and byPath when it was the path's.
 	bySignature, byPath bool
+	// byCookie is set when nothing but the cookie admitted the request.
+	byCookie bool
 	// refused is set when too many wrong ones came before it.
 	refused bool
 	// keyless is set when there is a signature and no key of its kind, and
@@ -235,6 +237,7 @@ func (s *Server) enterIngress(r *request, in *ingress) (int, error) {
 	t := &gateway.Target{
 		ID: in.ID, Port: in.Port, Path: path, Prefix: in.prefix, Token: token,
 		Hold: sb.Status.State != sandbox.Running, Origin: in.origin, Secure: s.opts.Ingress.Secure,
+		OwnPagesOnly: in.byCookie && tellsNoSite(r.Header),
 	}
 	if in.origin == gateway.OriginOwn {
 		t.Host = r.Host
@@ -307,7 +310,8 @@ func (s *Server) mayEnter(r *http.Request, in *ingress, token string, now time.T
 	case s.opts.NoAuth && s.checkIngressOrigin(r, in):
 		return true
 	}
-	return in.origin == gateway.OriginOwn && s.hasCookie(r, in, now)
+	in.byCookie = in.origin == gateway.OriginOwn && s.hasCookie(r, in, now)
+	return in.byCookie
 }
 
 // checkIngressOrigin is checkOrigin for ports: on a server without

@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -430,3 +431,44 @@ func TestHTTP2(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// Over plain HTTP browsers don't say which page has them send a request, so the
+// answers to what only the cookie opens say which pages may use them.
+func TestCookieWithoutSite(t *testing.T) {
+	f := withIngress(t, withOwnKeys(t))
+	f.m.put("sb", sandbox.Running)
+	f.m.dial = program(t, echo)
+	signed := strings.TrimPrefix(f.signedURL("sb", 8000, time.Hour), "https://sb-8000."+testBase+":8443")
+	const host = "sb-8000." + testBase + ":8443"
+	opened := (visit{host: host, path: signed + "/"}).send(t, f.url, "Accept", "text/html")
+	if opened.status != 303 {
+		t.Fatalf("%d %s", opened.status, opened.body)
+	}
+	cookie, _, _ := strings.Cut(opened.header.Get("Set-Cookie"), ";")
+	const self, none = "frame-ancestors 'self'", "frame-ancestors 'none'"
+	for _, c := range []struct {
+		set    url.Values
+		header []string
+		corp   string
+		csp    []string
+	}{
+		{nil, []string{"Cookie", cookie}, "same-origin", []string{self}},
+		{nil, []string{"Cookie", cookie, "Referer", "http://" + host + "/"}, "same-origin", []string{self}},
+		{url.Values{"set": {"Cross-Origin-Resource-Policy:cross-origin", "Content-Security-Policy:default-src 'self'; frame-ancestors 'none'"}},
+			[]string{"Cookie", cookie}, "same-origin", []string{"default-src 'self'; frame-ancestors 'none'", self}},
+		{url.Values{"set": {"X-Frame-Options:DENY"}}, []string{"Cookie", cookie}, "same-origin", []string{none}},
+		{url.Values{"set": {"X-Frame-Options:SAMEORIGIN"}}, []string{"Cookie", cookie}, "same-origin", []string{self}},
+		{url.Values{"set": {"X-Frame-Options:DENY", "Content-Security-Policy:frame-ancestors *"}}, []string{"Cookie", cookie}, "same-origin", []string{"frame-ancestors *", self}},
+		// Who says where the request comes from, or has more than the cookie.
+		{nil, []string{"Cookie", cookie, "Sec-Fetch-Site", "same-origin"}, "", nil},
+		{nil, []string{"Cookie", cookie, "OPEN-SANDBOX-API-KEY", testKey}, "", nil},
+	} {
+		a := (visit{host: host, path: "/a?" + c.set.Encode()}).send(t, f.url, c.header...)
+		if a.status != 200 || a.header.Get("Cross-Origin-Resource-Policy") != c.corp || !slices.Equal(a.header["Content-Security-Policy"], c.csp) {
+			t.Errorf("%v %v: %d, %q %q", c.set, c.header[2:], a.status, a.header.Get("Cross-Origin-Resource-Policy"), a.header["Content-Security-Policy"])
+		}
+	}
+	if a := (visit{host: host, path: signed + "/a"}).send(t, f.url, "Accept", "*/*"); a.status != 200 || a.header["Content-Security-Policy"] != nil {
+		t.Errorf("with the signature: %d %v", a.status, a.header)
+	}
+}

@@ -150,6 +150,11 @@ func (s *Server) hasCookie(r *http.Request, in *ingress, now time.Time) bool {
 	return false
 }
 
+// tellsNoSite is whether a browser does not say where a request comes from. That
+// of another sandbox's page then looks like one from the address bar, if the page
+// sends no Referer. Answers have to tell the browser who may use them.
+func tellsNoSite(h http.Header) bool { return len(h["Sec-Fetch-Site"]) == 0 }
+
 // hidesOrigin is whether a browser hides the origin of a page from the page's own
 // server, as it does with forms where Referrer-Policy is no-referrer. A page that
 // has no origin, such as one in a sandbox, is nobody's same-origin.
