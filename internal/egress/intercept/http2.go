@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 
@@ -37,11 +38,16 @@ type handler2 struct {
 	// hosts are what is known of each name of a connection without TLS, whose
 	// requests may be for several. The proxy bounds how many.
 	hosts map[string]*session
+	// over, when not nil, is why the connection to the destination was ended.
+	over *refusal
 }
 
 // Lost implements h2.Handler.
 func (h *handler2) Lost(error) *h2.Refusal {
-	r := failure(errors.New("the connection was lost, or takes no more requests"), h.s.name)
+	r := h.over
+	if r == nil {
+		r = failure(errors.New("the connection was lost, or takes no more requests"), h.s.name)
+	}
 	h.s.refused(r)
 	return h.s.refusal2(r)
 }
@@ -64,7 +70,7 @@ func (h *handler2) Request(q *h2.Request) (*h2.Exchange, *h2.Refusal) {
 	}
 	var x *h2.Exchange
 	if refused == nil {
-		x, refused = s.pass2(q, method)
+		x, refused = s.pass2(q, method, h.outgrown)
 	}
 	if refused != nil {
 		s.refused(refused)
@@ -101,8 +107,20 @@ func (h *handler2) judge(q *h2.Request, method string) (*session, *refusal) {
 	return s, h.s.failed
 }
 
-// pass2 prepares a request and what is to be done with its answer.
-func (s *session) pass2(q *h2.Request, method string) (*h2.Exchange, *refusal) {
+// outgrown ends the connection to the destination, which has the head of a
+// request and some of its body already: it must not take that for the whole. All
+// requests on it that have no answer yet get this one.
+func (h *handler2) outgrown() {
+	h.over = &refusal{413, codeSubstitute, fmt.Sprintf("with the credentials in it a part of a request's body on this connection became longer than %d bytes; "+
+		"write fewer placeholders", maxGrown), -1}
+	if h.s.serverWire != nil {
+		_ = h.s.serverWire.Close() // not through TLS, which could wait
+	}
+}
+
+// pass2 prepares a request and what is to be done with its answer. outgrown is
+// called when its body becomes too long after its head was sent.
+func (s *session) pass2(q *h2.Request, method string, outgrown func()) (*h2.Exchange, *refusal) {
 	rules := s.current()
 	in, refused := s.injection(rules, method, q.Path)
 	if refused != nil {
@@ -134,7 +152,7 @@ func (s *session) pass2(q *h2.Request, method string) (*h2.Exchange, *refusal) {
 	}
 	q.SecretPath = target != q.Path
 	q.Path = target
-	if refused := s.substitute2(q, x, changes); refused != nil {
+	if refused := s.substitute2(q, x, changes, outgrown); refused != nil {
 		return nil, refused
 	}
 	s.i.stats.injected.Add(1)
@@ -160,14 +178,27 @@ func (m headers2) set(name, value string) {
 }
 
 // substitute2 puts credentials into a body as it streams.
-func (s *session) substitute2(q *h2.Request, x *h2.Exchange, changes []change) *refusal {
+func (s *session) substitute2(q *h2.Request, x *h2.Exchange, changes []change, outgrown func()) *refusal {
 	if len(changes) == 0 || q.Ended || q.Length == 0 {
 		return nil
 	}
 	if e := h2.Get(q.Fields, "content-encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return &refusal{415, codeEncoding, "a credential goes into the body of this request, which must not be compressed; leave out Content-Encoding", -1}
 	}
-	x.Body = newPatterns(changes).replacer(nil).replace
+	r := newPatterns(changes).replacer(nil)
+	r.most = maxGrown
+	x.Body = func(b []byte, last bool) []byte {
+		was := r.over
+		if b = r.replace(b, last); !r.over || was {
+			return b
+		}
+		if x.Whole {
+			x.Most = -1 // even nothing is too long now
+		} else {
+			outgrown()
+		}
+		return nil
+	}
 	if q.Length < 0 || q.Length > maxBuffered {
 		q.Fields = h2.Del(q.Fields, "content-length")
 		return nil

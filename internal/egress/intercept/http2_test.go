@@ -74,7 +74,7 @@ func TestExtendedConnectIsATunnel(t *testing.T) {
 	r := newRig(t, rigOptions{http2: true}, http.NotFoundHandler())
 	r.bind("", `"type":"bearer","credential":"c","substitutions":[{"credential":"c","placeholder":"{{KEY}}","in":["header","body"]}]`)
 	q := &h2.Request{Method: "CONNECT", Protocol: "websocket", Path: "/chat", Length: -1, Fields: []h2.Field{{Name: "x-key", Value: "{{KEY}}"}}}
-	x, refused := r.session2().pass2(q, "GET")
+	x, refused := r.session2().pass2(q, "GET", nil)
 	if refused != nil {
 		t.Fatal(refused.message)
 	}
@@ -106,7 +106,7 @@ func TestExtendedConnectIsATunnel(t *testing.T) {
 // Without anything to mask an answer's length is dropped all the same.
 func TestExtendedConnectWithoutCredentials(t *testing.T) {
 	r := newRig(t, rigOptions{http2: true}, http.NotFoundHandler())
-	x, refused := r.session2().pass2(&h2.Request{Method: "CONNECT", Protocol: "websocket", Path: "/", Length: -1}, "GET")
+	x, refused := r.session2().pass2(&h2.Request{Method: "CONNECT", Protocol: "websocket", Path: "/", Length: -1}, "GET", nil)
 	if refused != nil || x.Answer == nil {
 		t.Fatal("the answer is not looked at")
 	}

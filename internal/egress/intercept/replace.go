@@ -17,13 +17,29 @@ type patterns struct {
 	// first says which bytes begin a pattern.
 	first   [256]bool
 	longest int
+	// step is how much may be read at a time such that about pieceSize bytes come
+	// out at most.
+	step int
 }
 
+const (
+	// pieceSize is how much may come out of a body at a time, however much
+	// longer its changes make it; in bytes.
+	pieceSize = 64 << 10
+	// readStep and minStep bound what is read for that.
+	readStep, minStep = 4 << 10, 16
+	// maxKept is the longest buffer that a replacer keeps between two parts.
+	maxKept = 64 << 10
+)
+
 func newPatterns(changes []change) *patterns {
-	p := &patterns{changes: changes}
+	p := &patterns{changes: changes, step: readStep}
 	for _, c := range changes {
 		p.first[c.from[0]] = true
 		p.longest = max(p.longest, len(c.from))
+		if len(c.to) > len(c.from) {
+			p.step = max(minStep, min(p.step, pieceSize*len(c.from)/len(c.to)))
+		}
 	}
 	return p
 }
@@ -38,6 +54,10 @@ type replacer struct {
 	rest   []byte // held back
 	joined []byte // what was held back, and what came then
 	out    []byte
+	// most bounds what is to stand in the place of one part, in bytes, when it is
+	// not 0. Once that is not enough over is set, and nothing comes out any more.
+	most int
+	over bool
 }
 
 func (p *patterns) replacer(hit func()) *replacer {
@@ -50,6 +70,9 @@ func (p *patterns) replacer(hit func()) *replacer {
 // work has passed it, so that the time is linear in what was read, whatever it
 // is.
 func (r *replacer) replace(b []byte, end bool) []byte {
+	if r.over {
+		return nil
+	}
 	if len(r.rest) > 0 {
 		r.joined = append(append(r.joined[:0], r.rest...), b...)
 		b = r.joined
@@ -90,6 +113,10 @@ func (r *replacer) replace(b []byte, end bool) []byte {
 		}
 		if hit >= 0 {
 			copied = true
+			if to := r.changes[hit].to; r.most > 0 && len(out)+len(to) > r.most {
+				r.over, r.rest, r.joined, r.out = true, nil, nil, nil
+				return nil
+			}
 			out = append(out, r.changes[hit].to...)
 			at += len(r.changes[hit].from)
 			if r.hit != nil {
@@ -102,7 +129,9 @@ func (r *replacer) replace(b []byte, end bool) []byte {
 		}
 	}
 	r.rest = append(r.rest[:0], b[at:]...)
-	r.out = out
+	if r.out = out; cap(out) > maxKept {
+		r.out = nil // a stream may live long
+	}
 	return out
 }
 
@@ -123,7 +152,8 @@ func (p *patterns) partial(b []byte, from int) (at, which int) {
 	return len(b), len(p.changes)
 }
 
-// replacing replaces in what is read.
+// replacing replaces in what is read. It reads no more at a time than can't
+// become much.
 type replacing struct {
 	from io.Reader
 	r    *replacer
@@ -139,7 +169,7 @@ func (r *replacing) Read(b []byte) (int, error) {
 			return 0, r.err
 		}
 		if r.in == nil {
-			r.in = make([]byte, 4<<10)
+			r.in = make([]byte, r.r.step)
 		}
 		var n int
 		n, r.err = r.from.Read(r.in)
@@ -149,7 +179,9 @@ func (r *replacing) Read(b []byte) (int, error) {
 		}
 	}
 	n := copy(b, r.out)
-	r.out = r.out[n:]
+	if r.out = r.out[n:]; len(r.out) == 0 {
+		r.out = nil
+	}
 	return n, nil
 }
 

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,8 +14,10 @@ const (
 	// maxBuffered is the longest body, in bytes, that is held to say its length
 	// after substitution; longer ones go in chunks.
 	maxBuffered = 1 << 20
-	// maxSubstituted bounds what such a body becomes.
+	// maxSubstituted bounds what such a body becomes, and maxGrown what one frame
+	// of HTTP/2 does, of any body.
 	maxSubstituted = 16 << 20
+	maxGrown       = 1 << 20
 	maxTarget      = 64 << 10
 )
 
@@ -56,49 +59,93 @@ func (h *head) values(visit func(name, value string) string) {
 var framingHeaders = []string{"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect", "content-encoding"}
 
 // inject puts an injection's credentials into the head of a request, and
-// returns the target as it is to be sent.
+// returns the target as it is to be sent. How long something becomes is known
+// before it is made: the sandbox writes as many placeholders as it likes.
 func inject(m message, target string, in *vault.Injection) (string, *refusal) {
 	path, query, hasQuery := strings.Cut(target, "?")
+	fits := true
 	for i := range in.Substitutions {
 		s := &in.Substitutions[i]
 		value := s.Value.Reveal()
-		if s.Path {
-			path = replaceBoth(path, s.Placeholder, url.PathEscape(s.Placeholder), url.PathEscape(value))
+		if len(value) > vault.MaxSubstituted {
+			return "", &refusal{413, codeSubstitute, fmt.Sprintf("the credential in the place of the placeholder %q is longer than the %d bytes that one may have there; "+
+				"replace it in the credential vault", s.Placeholder, vault.MaxSubstituted), -1}
 		}
-		if s.Query && hasQuery {
-			query = replaceBoth(query, s.Placeholder, url.QueryEscape(s.Placeholder), url.QueryEscape(value))
+		if s.Path && fits {
+			path, fits = replaceBoth(path, s.Placeholder, url.PathEscape(s.Placeholder), url.PathEscape(value))
 		}
-	}
-	m.values(func(name, value string) string {
-		if slices.Contains(framingHeaders, strings.ToLower(name)) {
-			return value
+		if s.Query && hasQuery && fits {
+			query, fits = replaceBoth(query, s.Placeholder, url.QueryEscape(s.Placeholder), url.QueryEscape(value))
 		}
-		for i := range in.Substitutions {
-			if s := &in.Substitutions[i]; s.Header {
-				value = strings.ReplaceAll(value, s.Placeholder, s.Value.Reveal())
-			}
-		}
-		return value
-	})
-	for i := range in.Headers {
-		m.set(in.Headers[i].Name, in.Headers[i].Value.Reveal())
 	}
 	if hasQuery {
 		path += "?" + query
 	}
-	if len(path) > maxTarget {
-		return "", &refusal{414, codeSubstitute, "with the credentials in it the URL is too long", -1}
+	if !fits || len(path) > maxTarget {
+		return "", &refusal{414, codeSubstitute, fmt.Sprintf("with the credentials in it the URL is longer than %d bytes", maxTarget), -1}
+	}
+	if !injectFields(m, len(path), in) {
+		return "", &refusal{431, codeSubstitute, fmt.Sprintf("with the credentials in it the head of the request is longer than %d bytes", maxHead), -1}
 	}
 	return path, nil
 }
 
-// replaceBoth replaces a placeholder as it is, and as a URL writes it.
-func replaceBoth(s, plain, escaped, by string) string {
-	s = strings.ReplaceAll(s, plain, by)
-	if escaped != plain {
-		s = strings.ReplaceAll(s, escaped, by)
+// injectFields puts credentials into headers. It reports whether the head, which
+// has size bytes without them, stays within maxHead.
+func injectFields(m message, size int, in *vault.Injection) bool {
+	m.values(func(name, value string) string {
+		size += len(name) + len(value) + len(": \r\n")
+		return value
+	})
+	for i := range in.Headers {
+		size += len(in.Headers[i].Name) + len(in.Headers[i].Value.Reveal()) + len(": \r\n")
 	}
-	return s
+	fits := size <= maxHead
+	m.values(func(name, value string) string {
+		if !fits || slices.Contains(framingHeaders, strings.ToLower(name)) {
+			return value
+		}
+		for i := range in.Substitutions {
+			s := &in.Substitutions[i]
+			if !s.Header || !fits {
+				continue
+			}
+			before := len(value)
+			value, fits = replaceAll(value, s.Placeholder, s.Value.Reveal(), maxHead-size+before)
+			size += len(value) - before
+		}
+		return value
+	})
+	if !fits {
+		return false
+	}
+	for i := range in.Headers {
+		m.set(in.Headers[i].Name, in.Headers[i].Value.Reveal())
+	}
+	return true
+}
+
+// replaceAll replaces a placeholder, unless more than most bytes would come of
+// it.
+func replaceAll(s, placeholder, by string, most int) (string, bool) {
+	n := strings.Count(s, placeholder)
+	if n == 0 {
+		return s, true
+	}
+	if len(s)+n*(len(by)-len(placeholder)) > most {
+		return s, false
+	}
+	return strings.ReplaceAll(s, placeholder, by), true
+}
+
+// replaceBoth replaces a placeholder in a part of a target as it is, and as a URL
+// writes it.
+func replaceBoth(s, plain, escaped, by string) (string, bool) {
+	s, fits := replaceAll(s, plain, by, maxTarget)
+	if fits && escaped != plain {
+		s, fits = replaceAll(s, escaped, by, maxTarget)
+	}
+	return s, fits
 }
 
 // bodyChanges are what is to be replaced in a body, written as its type wants
