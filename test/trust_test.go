@@ -153,7 +153,7 @@ func testTrustOnDemand(t *testing.T, s *harness.Server, w *vaultWorld, vault str
 	t.Run("read_only", func(t *testing.T) {
 		id := plainSandbox(t, s, map[string]any{"volumes": []map[string]any{
 			{"name": "etc", "pvc": map[string]any{"claimName": "trust-on-demand"}, "mountPath": "/etc/paddock", "readOnly": true}}})
-		if r := patchPolicy(t, s, id, getOnly); r.Status != http.StatusConflict || !strings.Contains(string(r.Body), "read-only") {
+		if r := patchPolicy(t, s, id, getOnly); r.Status != http.StatusConflict || !strings.Contains(string(r.Body), "on a volume") {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
 	})

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/paddock-sandbox/paddock/internal/execd/hostapi"
 	"github.com/paddock-sandbox/paddock/internal/sandbox"
 )
 
@@ -130,7 +129,7 @@ func (t *Target) engineOnly() bool {
 		p = t.Path
 	}
 	p = path.Clean(p)
-	return p == hostapi.PathPrefix || strings.HasPrefix(p, hostapi.PathPrefix+"/")
+	return p == sandbox.PrivatePath || strings.HasPrefix(p, sandbox.PrivatePath+"/")
 }
 
 // Gateway carries requests into sandboxes. Its methods may be called from any

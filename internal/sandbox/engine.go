@@ -15,6 +15,10 @@ const ExecdPort = 44772
 // ExecdPort, on the host.
 const IsolatedPort = 1<<16 + ExecdPort
 
+// PrivatePath is where the routes between an engine and execd live, on ExecdPort.
+// Nobody else is let through to them.
+const PrivatePath = "/paddock/v1"
+
 // Engine makes sandboxes real on some substrate. The Manager calls it for one
 // sandbox at a time: calls for the same id never overlap, except Dial, Logs and
 // Usage, which may run at any moment and fail with a KindNotFound or
