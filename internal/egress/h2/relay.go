@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,6 +196,10 @@ func (e *end) full() bool { return e.flushing && e.pending() > queueMost }
 // relay is one pair of connections. Everything but what is read and written is
 // done with mu held.
 type relay struct {
+	// told is what Hold was told in sum; settled says that it is told no more.
+	told    int
+	settled bool
+
 	o  Options
 	mu sync.Mutex
 	// taken is told when a buf has been taken to be sent, and when a flush ends.
@@ -287,16 +292,24 @@ func Relay(ctx context.Context, o Options) error {
 	for _, s := range r.streams {
 		r.remove(s)
 	}
-	for _, e := range []*end{r.client, r.server} {
-		if e == nil {
-			continue
-		}
-		for e.flushing {
-			r.taken.Wait()
-		}
+	ends := []*end{r.client}
+	if r.server != nil {
+		ends = append(ends, r.server)
+	}
+	for _, e := range ends {
+		e.dead = true // nothing more is made to be sent to it
+	}
+	// Who sends to the one may give the other something to send.
+	for slices.ContainsFunc(ends, func(e *end) bool { return e.flushing }) {
+		r.taken.Wait()
+	}
+	for _, e := range ends {
 		e.buf = nil
 		_ = r.countOut(e)
 	}
+	// Whatever ended in between, nothing waits here any more.
+	_ = r.tell(-r.told)
+	r.settled = true
 	if r.failed != nil {
 		err = r.failed
 	}

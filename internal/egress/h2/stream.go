@@ -160,6 +160,10 @@ func (r *relay) count(f *flow, to *end, n int) error {
 
 // tell tells how many bytes more wait here.
 func (r *relay) tell(n int) error {
+	if r.settled {
+		return nil
+	}
+	r.told += n
 	if n != 0 && r.o.Hold != nil && !r.o.Hold(n) && n > 0 {
 		return broken{http2.ErrCodeEnhanceYourCalm, "too much waits to be read"}
 	}
